@@ -1,0 +1,3 @@
+//! Placeholder head; see docs/design.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Placeholder head; see docs/design.
+#![cfg_attr(not(test), no_std)]
