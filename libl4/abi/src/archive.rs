@@ -438,9 +438,9 @@ mod tests {
         let directory = HEADER_SIZE..directory_size(4);
         let mut random = Random(0x10ca1);
         let (mut accepted, mut refused) = (0, 0);
-        for _ in 0..50_000 {
+        for _ in 0..10_000 {
             let mut bytes = good.clone();
-            for _ in 0..=random.below(3) {
+            for _ in 0..random.below(3) {
                 let at = random.below(directory.end);
                 bytes[at] = match random.below(3) {
                     0 => random.below(256) as u8,
@@ -452,7 +452,8 @@ mod tests {
                 let sum = directory_checksum(&bytes[..HEADER_SIZE], &bytes[directory.clone()]);
                 bytes[24..28].copy_from_slice(&sum.to_le_bytes());
             }
-            bytes.truncate(good.len() - random.below(4) * 1000);
+            let cut = if random.below(4) == 0 { random.below(good.len()) } else { 0 };
+            bytes.truncate(good.len() - cut);
             let Ok(archive) = Archive::parse(&bytes) else {
                 refused += 1;
                 continue;
@@ -472,7 +473,7 @@ mod tests {
     #[test]
     fn random_bytes_never_panic() {
         let mut random = Random(0xfeed);
-        for _ in 0..20_000 {
+        for _ in 0..10_000 {
             let len = random.below(512);
             let mut bytes: Vec<u8> = (0..len).map(|_| random.below(256) as u8).collect();
             if len > 16 {
