@@ -5,5 +5,9 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod fixed;
 pub mod layout;
+#[cfg(test)]
+mod testing;
+pub mod topology;
 pub mod types;
