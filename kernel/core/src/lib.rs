@@ -7,6 +7,7 @@
 
 pub mod fixed;
 pub mod layout;
+pub mod options;
 #[cfg(test)]
 mod testing;
 pub mod topology;

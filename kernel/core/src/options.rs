@@ -1,0 +1,304 @@
+//! Options on the kernel command line.
+//!
+//! `name=value` words separated by white space. Each locality mechanism has a switch, so that an
+//! experiment compares like with like on one binary (DESIGN 3.1). An option the kernel does not know, or
+//! a value it does not understand, is an error that lists what there is: a misspelt switch would make a
+//! measurement silently wrong.
+//!
+//! Words without `=` and words after `--` are not the kernel's; they are left alone.
+
+use core::fmt;
+
+/// Where to leave the machine after boot, instead of starting programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// After the boot record (`exit=boot`).
+    Boot,
+}
+
+/// Kernel self-tests to run after boot (`test=...`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelfTest {
+    /// The layers up to memory: `s00_boot`, `s01_traps`, `s02_memory`.
+    Boot,
+}
+
+/// The options, with their defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Leave instead of starting programs.
+    pub exit: Option<Exit>,
+    /// Run kernel self-tests, then leave.
+    pub test: Option<SelfTest>,
+    /// Panic on this CPU after boot, to show the epitaph.
+    pub panic_cpu: Option<u32>,
+    /// Each node has its own copy of kernel text and read-only data; off: all use the first node's.
+    pub text_replication: bool,
+    /// A thread that migrates to another node takes its control block along.
+    pub tcb_migration: bool,
+    /// Allocations come from the node they name; off (`flat`): all from the first node's pool.
+    pub node_pools: bool,
+    /// Kernel page tables are replicated per node; off: all nodes walk the first node's.
+    pub page_table_replication: bool,
+    /// Processor caches are on.
+    pub cache: bool,
+    /// The hand-written IPC path is used.
+    pub fastpath: bool,
+    /// Bytes of each node's kernel pool; `None`: a share of the node's memory.
+    pub pool_size: Option<u64>,
+    /// Start at most this many CPUs.
+    pub max_cpus: Option<u32>,
+    /// Print what the boot stages find.
+    pub verbose: bool,
+}
+
+impl Options {
+    /// What an empty command line means.
+    pub const DEFAULT: Self = Options {
+        exit: None,
+        test: None,
+        panic_cpu: None,
+        text_replication: true,
+        tcb_migration: true,
+        node_pools: true,
+        page_table_replication: true,
+        cache: true,
+        fastpath: true,
+        pool_size: None,
+        max_cpus: None,
+        verbose: false,
+    };
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// Why a command line was refused. Displays as one line that says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionError<'a> {
+    /// No option has this name.
+    Unknown(&'a str),
+    /// The value is none of those the option takes.
+    BadValue {
+        /// The option.
+        name: &'static str,
+        /// What was given.
+        value: &'a str,
+        /// What it takes.
+        takes: &'static str,
+    },
+}
+
+impl fmt::Display for OptionError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OptionError::Unknown(name) => {
+                write!(f, "unknown kernel option `{name}`; known:")?;
+                for known in KNOWN {
+                    write!(f, " {}={}", known.name, known.takes)?;
+                }
+                Ok(())
+            }
+            OptionError::BadValue { name, value, takes } => {
+                write!(f, "kernel option `{name}` takes {takes}, not `{value}`")
+            }
+        }
+    }
+}
+
+/// One option: its name, what it takes, and how its value is stored (`None`: not understood).
+struct Known {
+    name: &'static str,
+    takes: &'static str,
+    set: fn(&mut Options, &str) -> Option<()>,
+}
+
+const KNOWN: &[Known] = &[
+    Known {
+        name: "exit",
+        takes: "boot",
+        set: |o, v| (v == "boot").then(|| o.exit = Some(Exit::Boot)),
+    },
+    Known {
+        name: "test",
+        takes: "boot",
+        set: |o, v| (v == "boot").then(|| o.test = Some(SelfTest::Boot)),
+    },
+    Known {
+        name: "panic",
+        takes: "cpuN",
+        set: |o, v| Some(o.panic_cpu = Some(v.strip_prefix("cpu")?.parse().ok()?)),
+    },
+    Known {
+        name: "text_replication",
+        takes: "on|off",
+        set: |o, v| Some(o.text_replication = switch(v)?),
+    },
+    Known {
+        name: "tcb_migration",
+        takes: "on|off",
+        set: |o, v| Some(o.tcb_migration = switch(v)?),
+    },
+    Known {
+        name: "node_pools",
+        takes: "on|flat",
+        set: |o, v| {
+            o.node_pools = match v {
+                "on" => true,
+                "flat" => false,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Known {
+        name: "page_table_replication",
+        takes: "on|off",
+        set: |o, v| Some(o.page_table_replication = switch(v)?),
+    },
+    Known { name: "cache", takes: "on|off", set: |o, v| Some(o.cache = switch(v)?) },
+    Known { name: "fastpath", takes: "on|off", set: |o, v| Some(o.fastpath = switch(v)?) },
+    Known {
+        name: "pool_size",
+        takes: "BYTES[K|M|G]",
+        set: |o, v| Some(o.pool_size = Some(size(v)?)),
+    },
+    Known {
+        name: "maxcpus",
+        takes: "N",
+        set: |o, v| Some(o.max_cpus = Some(v.parse().ok().filter(|&n| n > 0)?)),
+    },
+    Known { name: "verbose", takes: "on|off", set: |o, v| Some(o.verbose = switch(v)?) },
+];
+
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// A number of bytes, optionally in KiB, MiB or GiB; zero and overflow are refused.
+fn size(value: &str) -> Option<u64> {
+    let (digits, unit) = match value.as_bytes().last()? {
+        b'K' | b'k' => (&value[..value.len() - 1], 1 << 10),
+        b'M' | b'm' => (&value[..value.len() - 1], 1 << 20),
+        b'G' | b'g' => (&value[..value.len() - 1], 1 << 30),
+        _ => (value, 1),
+    };
+    // `parse` takes a sign; a size has none.
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(unit).filter(|&bytes| bytes > 0)
+}
+
+/// Reads a command line. Later words override earlier ones.
+pub fn parse(line: &str) -> Result<Options, OptionError<'_>> {
+    let mut options = Options::DEFAULT;
+    for word in line.split_ascii_whitespace().take_while(|&word| word != "--") {
+        let Some((name, value)) = word.split_once('=') else { continue };
+        let known =
+            KNOWN.iter().find(|known| known.name == name).ok_or(OptionError::Unknown(name))?;
+        (known.set)(&mut options, value).ok_or(OptionError::BadValue {
+            name: known.name,
+            value,
+            takes: known.takes,
+        })?;
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_means_defaults() {
+        assert_eq!(parse(""), Ok(Options::DEFAULT));
+        assert_eq!(parse("  \t "), Ok(Options::DEFAULT));
+        assert_eq!(parse("kernel quiet"), Ok(Options::DEFAULT));
+    }
+
+    #[test]
+    fn every_option_is_stored() {
+        let line = "exit=boot test=boot panic=cpu3 text_replication=off tcb_migration=off \
+                    node_pools=flat page_table_replication=off cache=off fastpath=off \
+                    pool_size=16M maxcpus=5 verbose=on";
+        let want = Options {
+            exit: Some(Exit::Boot),
+            test: Some(SelfTest::Boot),
+            panic_cpu: Some(3),
+            text_replication: false,
+            tcb_migration: false,
+            node_pools: false,
+            page_table_replication: false,
+            cache: false,
+            fastpath: false,
+            pool_size: Some(16 << 20),
+            max_cpus: Some(5),
+            verbose: true,
+        };
+        assert_eq!(parse(line), Ok(want));
+        assert_eq!(line.split_ascii_whitespace().count(), KNOWN.len());
+    }
+
+    #[test]
+    fn later_words_win_and_a_double_dash_ends_the_kernels_part() {
+        assert_eq!(parse("cache=off cache=on"), Ok(Options::DEFAULT));
+        assert_eq!(parse("cache=on -- cache=off bogus=1"), Ok(Options::DEFAULT));
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_and_the_known_ones_are_listed() {
+        let error = parse("cache=on bogus=1").unwrap_err();
+        assert_eq!(error, OptionError::Unknown("bogus"));
+        let text = error.to_string();
+        assert!(!text.contains('\n'));
+        for known in KNOWN {
+            assert!(text.contains(known.name), "{} is not listed", known.name);
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for word in [
+            "exit=later",
+            "exit=",
+            "panic=3",
+            "panic=cpu",
+            "panic=cpu-1",
+            "cache=maybe",
+            "cache=ON",
+            "node_pools=off",
+            "maxcpus=0",
+            "maxcpus=many",
+            "pool_size=",
+            "pool_size=M",
+            "pool_size=-1",
+            "pool_size=+1M",
+            "pool_size=0",
+            "pool_size=1T",
+            "pool_size=99999999999999999999",
+            "pool_size=18446744073709551615G",
+            "test=all",
+        ] {
+            let name = word.split_once('=').unwrap().0;
+            match parse(word) {
+                Err(OptionError::BadValue { name: n, .. }) => assert_eq!(n, name),
+                other => panic!("{word}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("1", 1), ("4K", 4096), ("3m", 3 << 20), ("2G", 2 << 30)] {
+            assert_eq!(size(text), Some(bytes));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Single instructions with a safe face, and the ways out.
+
+use core::arch::asm;
+
+use x86_64::instructions::port::Port;
+
+/// Port of QEMU's `isa-debug-exit`; writing `v` ends the emulator with exit status `2 v + 1`.
+const DEBUG_EXIT: u16 = 0xf4;
+
+/// Values for [`exit`] (docs/design/architecture.md, section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// All went well.
+    Success = 0x10,
+    /// Kernel tests failed.
+    TestsFailed = 0x11,
+    /// The kernel panicked or refused to boot.
+    Panic = 0x12,
+}
+
+/// Leaves the emulator; a real machine stops here.
+pub fn exit(code: ExitCode) -> ! {
+    // SAFETY: the debug-exit device ends the machine; where it is absent the port decodes to nothing.
+    unsafe { Port::new(DEBUG_EXIT).write(code as u8) };
+    halt()
+}
+
+/// Stops this CPU for good.
+pub fn halt() -> ! {
+    loop {
+        x86_64::instructions::interrupts::disable();
+        x86_64::instructions::hlt();
+    }
+}
+
+/// Time-stamp counter, not ordered with surrounding instructions.
+pub fn rdtsc() -> u64 {
+    // SAFETY: reads a counter; CR4.TSD does not concern the kernel.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The caller's frame pointer, where a backtrace starts.
+#[inline(always)]
+pub fn frame_pointer() -> u64 {
+    let rbp: u64;
+    // SAFETY: copies a register.
+    unsafe { asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
+    rbp
+}

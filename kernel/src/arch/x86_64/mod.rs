@@ -1,0 +1,21 @@
+//! x86-64: instructions, registers, tables and devices of the processor.
+
+pub mod apic;
+pub mod backtrace;
+mod bootloader;
+pub mod bootmem;
+pub mod clock;
+pub mod cpu_ops;
+pub mod cpu_start;
+pub mod gdt;
+pub mod idt;
+pub mod image;
+pub mod ioapic;
+pub mod paging;
+mod pvh;
+pub mod regs;
+pub mod selftest;
+pub mod serial;
+pub mod tables;
+pub mod traps;
+pub mod vectors;

@@ -1,0 +1,234 @@
+//! The kernel address space: per node what all its CPUs share, per CPU the rest.
+//!
+//! For every node a *node space* is built in the node's memory: pool windows, kernel image with the
+//! node's replicas of text and read-only data, stub page, interrupt table, CPU table, device registers
+//! and the array of thread control blocks, all of whose slots show one zero page. A CPU's root then is a
+//! copy of the node space's root with own tables on the way to its CPU-local window: three tables more.
+//! Everything below is shared with the other CPUs of the node (docs/design/architecture.md, section 1).
+//!
+//! Invariants: no page is writable and executable; only the stub page and the user word are reachable
+//! from user level; everything is global; nothing but pool memory is in the windows.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use kcore::layout::{self, PAGE_SIZE, cpu_local};
+use kcore::types::{PhysAddr, PhysRange, VirtAddr};
+
+use super::tables::{Flags, Level, TableError, Tables};
+use super::{gdt, idt, image, ioapic};
+use crate::cpu::{CpuBlock, Identity, NodePage};
+
+/// The interrupt descriptor table of the node, next to the stub page.
+pub const IDT_PAGE: u64 = layout::STUB_PAGE.as_u64() + PAGE_SIZE;
+/// The node's copy of the CPU table.
+pub const NODE_PAGE: u64 = IDT_PAGE + PAGE_SIZE;
+
+/// The boot processor runs on the kernel address space.
+static LIVE: AtomicBool = AtomicBool::new(false);
+
+/// The kernel address space is in use (it never goes away again).
+pub fn kernel_space_live() -> bool {
+    LIVE.load(Ordering::Acquire)
+}
+
+/// See [`kernel_space_live`].
+pub fn kernel_space_is_live() {
+    LIVE.store(true, Ordering::Release);
+}
+
+/// Physical homes of the kernel image's parts on one node.
+#[derive(Clone, Copy, Debug)]
+pub struct Replica {
+    /// First page of the text.
+    pub text: PhysAddr,
+    /// First page of the read-only data.
+    pub rodata: PhysAddr,
+}
+
+/// What one node's CPUs share.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeSpace {
+    /// Root table from which roots of CPUs are copied; never in CR3.
+    pub root: PhysAddr,
+    /// The node's interrupt table, CPU table and page of denied ports.
+    pub node_page: PhysAddr,
+    /// I/O bitmap page that denies every port.
+    pub no_ports: PhysAddr,
+    /// What every absent thread control block shows.
+    pub zero_page: PhysAddr,
+    /// The node's replica of the kernel.
+    pub replica: Replica,
+}
+
+/// Device registers that the kernel uses.
+pub struct Devices<'a> {
+    /// Local APIC, in xAPIC mode.
+    pub local_apic: Option<u64>,
+    /// I/O APICs.
+    pub io_apics: &'a [ioapic::IoApicInfo],
+}
+
+const KERNEL_RW: Flags =
+    Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE).union(Flags::GLOBAL);
+const KERNEL_R: Flags = Flags::PRESENT.union(Flags::NO_EXECUTE).union(Flags::GLOBAL);
+const KERNEL_RX: Flags = Flags::PRESENT.union(Flags::GLOBAL);
+const USER_R: Flags = KERNEL_R.union(Flags::USER);
+const USER_RX: Flags = KERNEL_RX.union(Flags::USER);
+const DEVICE: Flags = KERNEL_RW.union(Flags::NO_CACHE).union(Flags::WRITE_THROUGH);
+
+/// Where the running image's data lies, page by page, by the tables in use.
+pub trait ImageFrames {
+    /// Physical address behind a page of the image.
+    fn frame(&self, virt: u64) -> Option<PhysAddr>;
+}
+
+/// Builds a node space. `pages` are zeroed pages of the node; `pools` every node's pool.
+pub fn build_node_space(
+    pages: &mut dyn FnMut() -> Option<PhysAddr>,
+    tables: &mut dyn FnMut() -> Option<PhysAddr>,
+    pools: &mut dyn Iterator<Item = PhysRange>,
+    replica: Replica,
+    frames: &dyn ImageFrames,
+    devices: &Devices<'_>,
+) -> Result<NodeSpace, TableError> {
+    let mut page = || pages().ok_or(TableError::OutOfMemory);
+    let node_page = page()?;
+    let no_ports = page()?;
+    let zero_page = page()?;
+    let idt = page()?;
+    let stubs = page()?;
+    let mut space = Tables::new(tables)?;
+    for pool in pools {
+        space.map_range(pool.start.window(), pool, KERNEL_RW)?;
+    }
+    map_image(&mut space, replica, frames)?;
+    space.map(layout::STUB_PAGE, stubs, Level::Page, USER_RX)?;
+    space.map(VirtAddr::new(IDT_PAGE), idt, Level::Page, KERNEL_R)?;
+    space.map(VirtAddr::new(NODE_PAGE), node_page, Level::Page, KERNEL_R)?;
+    if let Some(phys) = devices.local_apic {
+        let virt = VirtAddr::new(super::apic::XAPIC_VIRT);
+        space.map(virt, PhysAddr::new(phys), Level::Page, DEVICE)?;
+    }
+    for (n, chip) in devices.io_apics.iter().enumerate() {
+        let virt = VirtAddr::new(ioapic::virt(n));
+        space.map(virt, PhysAddr::new(chip.phys).page_base(), Level::Page, DEVICE)?;
+    }
+    map_tcb_array(&mut space, zero_page)?;
+    // SAFETY: fresh pages of the pool, reached through its window; nobody else knows them.
+    unsafe {
+        window(idt).write_bytes(0, PAGE_SIZE as usize);
+        idt::write_table(window(idt));
+        window(no_ports).write_bytes(0xff, PAGE_SIZE as usize);
+        // A stub page without stubs: every byte is `int3` until the system call stubs are copied in.
+        window(stubs).write_bytes(0xcc, PAGE_SIZE as usize);
+    }
+    Ok(NodeSpace { root: space.root(), node_page, no_ports, zero_page, replica })
+}
+
+fn map_image(
+    space: &mut Tables<'_>,
+    replica: Replica,
+    frames: &dyn ImageFrames,
+) -> Result<(), TableError> {
+    let parts =
+        [(image::text(), replica.text, KERNEL_RX), (image::rodata(), replica.rodata, KERNEL_R)];
+    for (range, phys, flags) in parts {
+        for (i, virt) in range.step_by(PAGE_SIZE as usize).enumerate() {
+            let frame = phys.offset(i as u64 * PAGE_SIZE);
+            space.map(VirtAddr::new(virt), frame, Level::Page, flags)?;
+        }
+    }
+    for virt in image::data().step_by(PAGE_SIZE as usize) {
+        let frame = frames.frame(virt).ok_or(TableError::ImageNotMapped)?;
+        space.map(VirtAddr::new(virt), frame, Level::Page, KERNEL_RW)?;
+    }
+    Ok(())
+}
+
+/// Every slot shows the zero page, through one leaf table for the whole array.
+fn map_tcb_array(space: &mut Tables<'_>, zero_page: PhysAddr) -> Result<(), TableError> {
+    const SLOTS_PER_TABLE: u64 = layout::TABLE_ENTRIES as u64;
+    for slot in 0..SLOTS_PER_TABLE {
+        let virt = layout::TCB_AREA.offset(slot * layout::TCB_SIZE);
+        space.map(virt, zero_page, Level::Page, KERNEL_R)?;
+    }
+    let leaf = space.table(layout::TCB_AREA, Level::Page).ok_or(TableError::Conflict)?;
+    for table in 1..layout::NR_THREADS / SLOTS_PER_TABLE {
+        let virt = layout::TCB_AREA.offset(table * SLOTS_PER_TABLE * layout::TCB_SIZE);
+        space.link(virt, Level::Page, leaf)?;
+    }
+    Ok(())
+}
+
+/// What one CPU has for itself.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuSpace {
+    /// Its kernel root table.
+    pub root: PhysAddr,
+    /// Its block; the block's pages are contiguous.
+    pub block: PhysAddr,
+}
+
+/// Builds a CPU's root and window. `pages(n)` gives `n` contiguous zeroed pages of the CPU's node.
+pub fn build_cpu_space(
+    node: &NodeSpace,
+    pages: &mut dyn FnMut(u64) -> Option<PhysAddr>,
+    tables: &mut dyn FnMut() -> Option<PhysAddr>,
+    identity: impl FnOnce(PhysAddr, PhysAddr) -> Identity,
+) -> Result<CpuSpace, TableError> {
+    let mut space = Tables::copy_of(node.root, layout::CPU_LOCAL, tables)?;
+    let mut map = |offset: u64, size: u64, flags| -> Result<PhysAddr, TableError> {
+        let phys = pages(size / PAGE_SIZE).ok_or(TableError::OutOfMemory)?;
+        let range = PhysRange::from_len(phys.as_u64(), size);
+        space.map_pages(layout::CPU_LOCAL.offset(offset), range, flags)?;
+        Ok(phys)
+    };
+    let block = map(cpu_local::BLOCK, cpu_local::BLOCK_SIZE, KERNEL_RW)?;
+    let word = map(cpu_local::USER_WORD_ALIAS, PAGE_SIZE, KERNEL_RW)?;
+    let tss = map(cpu_local::TSS_PAGE, PAGE_SIZE, KERNEL_RW)?;
+    let gdt = map(cpu_local::GDT_PAGE, PAGE_SIZE, KERNEL_RW)?;
+    map(cpu_local::KERNEL_STACK, cpu_local::KERNEL_STACK_SIZE, KERNEL_RW)?;
+    for stack in
+        [cpu_local::NMI_STACK, cpu_local::DOUBLE_FAULT_STACK, cpu_local::MACHINE_CHECK_STACK]
+    {
+        map(stack, cpu_local::EXCEPTION_STACK_SIZE, KERNEL_RW)?;
+    }
+    space.map(layout::CPU_LOCAL.offset(cpu_local::USER_WORD), word, Level::Page, USER_R)?;
+    for page in 0..cpu_local::IO_BITMAP_SIZE / PAGE_SIZE {
+        let virt = layout::CPU_LOCAL.offset(cpu_local::IO_BITMAP + page * PAGE_SIZE);
+        space.map(virt, node.no_ports, Level::Page, KERNEL_R)?;
+    }
+    // SAFETY: fresh pages of the pool, reached through its window; nobody else knows them.
+    unsafe {
+        window(block).cast::<CpuBlock>().write(CpuBlock::new(identity(space.root(), block)));
+        gdt::write_tables(window(tss), window(gdt));
+    }
+    Ok(CpuSpace { root: space.root(), block })
+}
+
+/// Writes a node's copy of the CPU table.
+pub fn write_node_page(node: &NodeSpace, page: &NodePage) {
+    // SAFETY: the page belongs to the node space; CPUs read single words of it, and the words that change
+    // while others run change from 0 to their final value or back.
+    unsafe { window(node.node_page).cast::<NodePage>().copy_from(page, 1) };
+}
+
+/// Pool memory as the kernel sees it.
+pub fn window(phys: PhysAddr) -> *mut u8 {
+    phys.window().as_u64() as *mut u8
+}
+
+/// Fills pool memory with zeros.
+pub fn zero(phys: PhysAddr, bytes: u64) {
+    // SAFETY: fresh memory of a pool, mapped at its window; nobody else knows it.
+    unsafe { window(phys).write_bytes(0, bytes as usize) };
+}
+
+/// Copies a page-aligned part of the running image to pool memory.
+pub fn copy_image(virt: core::ops::Range<u64>, to: PhysAddr) {
+    // SAFETY: the source is text or read-only data, the target fresh memory of a pool.
+    unsafe {
+        window(to)
+            .copy_from_nonoverlapping(virt.start as *const u8, (virt.end - virt.start) as usize);
+    }
+}

@@ -1,0 +1,109 @@
+//! Control registers and model-specific registers: set the same on every CPU, whatever the boot path
+//! left in them (BIOS leaves CR4 = PAE only, UEFI sets more; OSXSAVE never).
+
+use kcore::types::PhysAddr;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
+use x86_64::registers::model_specific::Msr;
+
+/// IA32_PAT; entry 0 write-back, 1 write-combining, 2 uncached-minus, 3 uncached, repeated (SDM 3A
+/// 12.12). Entry 1 differs from the value at reset: a large frame buffer wants it.
+const PAT: u32 = 0x277;
+const PAT_VALUE: u64 = 0x0007_0106_0007_0106;
+
+/// What the processor can do, of the things the kernel decides by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the field names are the processor manual's")]
+pub struct Features {
+    pub smep: bool,
+    pub smap: bool,
+    pub umip: bool,
+    pub fsgsbase: bool,
+    pub pcid: bool,
+    pub invpcid: bool,
+    pub gib_pages: bool,
+    pub xsave: bool,
+    pub rdtscp: bool,
+    pub x2apic: bool,
+    pub tsc_deadline: bool,
+    pub invariant_tsc: bool,
+}
+
+impl Features {
+    /// Asks the processor this runs on (SDM 2A, CPUID).
+    pub fn detect() -> Self {
+        use core::arch::x86_64::{__cpuid, __cpuid_count};
+        let max = __cpuid(0).eax;
+        let max_extended = __cpuid(0x8000_0000).eax;
+        let one = __cpuid(1);
+        let seven = if max >= 7 { __cpuid_count(7, 0) } else { __cpuid(0x8000_0000) };
+        let (seven_b, seven_c) = if max >= 7 { (seven.ebx, seven.ecx) } else { (0, 0) };
+        let extended = if max_extended >= 0x8000_0001 { __cpuid(0x8000_0001).edx } else { 0 };
+        let power = if max_extended >= 0x8000_0007 { __cpuid(0x8000_0007).edx } else { 0 };
+        let bit = |word: u32, n: u32| word >> n & 1 == 1;
+        Features {
+            smep: bit(seven_b, 7),
+            smap: bit(seven_b, 20),
+            umip: bit(seven_c, 2),
+            fsgsbase: bit(seven_b, 0),
+            pcid: bit(one.ecx, 17),
+            invpcid: bit(seven_b, 10),
+            gib_pages: bit(extended, 26),
+            xsave: bit(one.ecx, 26),
+            rdtscp: bit(extended, 27),
+            x2apic: bit(one.ecx, 21),
+            tsc_deadline: bit(one.ecx, 24),
+            invariant_tsc: bit(power, 8),
+        }
+    }
+}
+
+/// Sets CR0, CR4, EFER and the PAT of this CPU. The kernel must be running in long mode on page tables
+/// that use NX and write protection.
+pub fn init() -> Features {
+    let features = Features::detect();
+    let mut cr4 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION
+        | Cr4Flags::OSFXSR
+        | Cr4Flags::OSXMMEXCPT_ENABLE
+        | Cr4Flags::MACHINE_CHECK_EXCEPTION
+        | Cr4Flags::PAGE_GLOBAL;
+    for (present, flag) in [
+        (features.smep, Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
+        (features.smap, Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
+        (features.umip, Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
+        (features.fsgsbase, Cr4Flags::FSGSBASE),
+        (features.xsave, Cr4Flags::OSXSAVE),
+    ] {
+        if present {
+            cr4 |= flag;
+        }
+    }
+    // SAFETY: long mode stays on (PE, PG, PAE, LME), nothing the kernel's code relies on is turned off,
+    // and the pages it uses are mapped consistently with NX, WP, SMEP and SMAP on every boot path.
+    unsafe {
+        Efer::update(|efer| {
+            *efer |= EferFlags::NO_EXECUTE_ENABLE | EferFlags::SYSTEM_CALL_EXTENSIONS;
+        });
+        Cr0::write(
+            Cr0Flags::PROTECTED_MODE_ENABLE
+                | Cr0Flags::MONITOR_COPROCESSOR
+                | Cr0Flags::EXTENSION_TYPE
+                | Cr0Flags::NUMERIC_ERROR
+                | Cr0Flags::WRITE_PROTECT
+                | Cr0Flags::ALIGNMENT_MASK
+                | Cr0Flags::PAGING,
+        );
+        Cr4::write(cr4);
+        Msr::new(PAT).write(PAT_VALUE);
+    }
+    features
+}
+
+/// Physical address of the root table in use.
+pub fn cr3() -> PhysAddr {
+    PhysAddr::new(Cr3::read().0.start_address().as_u64())
+}
+
+/// Address of the last page fault.
+pub fn cr2() -> u64 {
+    Cr2::read_raw()
+}

@@ -1,0 +1,353 @@
+//! The stages of the boot processor.
+
+use kcore::fixed::FixedVec;
+use kcore::layout::{self, PAGE_SIZE, PAGE_SIZE_2M};
+use kcore::options::{self, Options};
+use kcore::topology::Topology;
+use kcore::topology::ranges::{self, RangeList};
+use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange};
+use l4abi::archive::{Archive, COMMAND_LINE_NAME};
+use spin::{Mutex, MutexGuard};
+
+use super::acpi::Firmware;
+use super::fatal;
+use super::handoff::{Handoff, MemoryKind};
+use crate::arch::x86_64::bootmem::BootWindow;
+use crate::arch::x86_64::paging::{self, Devices, ImageFrames, NodeSpace, Replica};
+use crate::arch::x86_64::regs::Features;
+use crate::arch::x86_64::{apic, clock, cpu_start, image, ioapic, regs, tables};
+use crate::cpu::{self, Identity, NodePage};
+use crate::machine::{self, Machine};
+use crate::{memory, println};
+
+/// Lines can be printed.
+pub struct Console(());
+
+/// The console was opened by the front; exceptions are caught from here on.
+pub fn console(handoff: &Handoff) -> Console {
+    cpu_start::load_early_traps();
+    println!("Lokal {} ({} boot)", env!("CARGO_PKG_VERSION"), handoff.path);
+    Console(())
+}
+
+/// The command line: the loader's, or the archive's where the loader has none.
+pub fn options(_: &Console, handoff: &Handoff, window: &BootWindow) -> Options {
+    let archive = handoff.archive.map(|(start, len)| window.bytes(start, len as usize));
+    let packed = archive
+        .and_then(|bytes| Archive::parse(bytes).ok())
+        .and_then(|archive| archive.find(COMMAND_LINE_NAME))
+        .and_then(|module| core::str::from_utf8(module.data).ok());
+    let own = handoff.command_line();
+    let line = if own.trim().is_empty() { packed.unwrap_or("") } else { own };
+    if handoff.command_line_cut {
+        fatal(format_args!("the kernel command line is too long"));
+    }
+    options::parse(line).unwrap_or_else(|error| fatal(format_args!("{error}")))
+}
+
+/// The firmware's memory, sorted.
+pub struct MemoryMap {
+    options: Options,
+    /// All memory, whoever uses it.
+    usable: RangeList,
+    /// Memory in use: kernel image, archive, what the loader keeps.
+    kept: RangeList,
+    archive: Option<PhysRange>,
+}
+
+/// Sorts the loader's memory map.
+pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> MemoryMap {
+    let mut map = MemoryMap { options, usable: ranges::EMPTY, kept: ranges::EMPTY, archive: None };
+    let clipped = |start: u64, end: u64| {
+        PhysRange::new(PhysAddr::new(start), PhysAddr::new(end.min(window.limit())))
+    };
+    let mut lost = handoff.dropped_ranges;
+    for range in handoff.ranges().iter().filter(|r| r.kind != MemoryKind::Reserved) {
+        if range.end > window.limit() {
+            println!("memory above {:#x} is out of the boot tables' reach", window.limit());
+        }
+        let bytes = clipped(range.start, range.end);
+        lost += usize::from(ranges::insert(&mut map.usable, bytes).is_err());
+        if range.kind == MemoryKind::Loader {
+            lost += usize::from(ranges::insert(&mut map.kept, bytes).is_err());
+        }
+    }
+    // Where two entries overlap, the stricter one counts.
+    for range in handoff.ranges().iter().filter(|r| r.kind == MemoryKind::Reserved) {
+        let _ = ranges::subtract(&mut map.usable, clipped(range.start, range.end));
+    }
+    if lost > 0 {
+        println!("memory map: {lost} ranges did not fit and are not used");
+    }
+    map.archive = handoff.archive.map(|(start, len)| PhysRange::from_len(start, len));
+    let image = [image::text(), image::rodata(), image::data()];
+    for virt in image.into_iter().flat_map(|range| range.step_by(PAGE_SIZE as usize)) {
+        if let Some(at) = tables::walk_boot(window, virt) {
+            keep(&mut map.kept, PhysRange::from_len(at.phys.as_u64(), PAGE_SIZE));
+        }
+    }
+    if let Some(archive) = map.archive {
+        keep(&mut map.kept, archive);
+    }
+    // The first page has the firmware's interrupt table; the trampoline's pages start the other CPUs.
+    keep(&mut map.kept, PhysRange::from_len(0, PAGE_SIZE));
+    keep(&mut map.kept, cpu_start::TRAMPOLINE_PAGES);
+    map
+}
+
+/// Ranges to keep are few and mostly adjacent; if they do not fit, memory in use would be handed out.
+fn keep(kept: &mut RangeList, range: PhysRange) {
+    if ranges::insert(kept, range).is_err() {
+        fatal(format_args!("memory map: no room to remember that {range} is in use"));
+    }
+}
+
+/// The machine is described.
+pub struct Described {
+    map: MemoryMap,
+    topology: &'static Topology,
+    io_apics: FixedVec<ioapic::IoApicInfo, { ioapic::MAX_IO_APICS }>,
+    pm_timer: Option<u16>,
+    path: &'static str,
+    entry_tsc: u64,
+    features: Features,
+}
+
+static TOPOLOGY: Mutex<Topology> = Mutex::new(Topology::EMPTY);
+
+/// Firmware tables to nodes, CPUs and distances.
+pub fn topology(map: MemoryMap, handoff: &Handoff, window: &BootWindow) -> Described {
+    let (firmware, problem) = Firmware::read(window, handoff.rsdp);
+    if let Some(problem) = problem {
+        println!("firmware: {problem}; taking the machine for one node with one CPU");
+    }
+    let mut topology = TOPOLOGY.lock();
+    let cpus = firmware.cpus.iter().copied();
+    let bsp = cpu_start::initial_apic_id();
+    if let Err(error) = topology.discover(firmware.tables, &map.usable, cpus, bsp) {
+        fatal(format_args!("{error}"));
+    }
+    for warning in topology.warnings() {
+        println!("topology: {warning}");
+    }
+    // Constant from here on: the lock is never needed again.
+    let topology: &'static Topology = MutexGuard::leak(topology);
+    Described {
+        map,
+        topology,
+        io_apics: firmware.io_apics,
+        pm_timer: firmware.pm_timer,
+        path: handoff.path,
+        entry_tsc: handoff.entry_tsc,
+        features: regs::init(),
+    }
+}
+
+/// Every node with memory has a pool.
+pub struct Pools {
+    machine: &'static Machine,
+}
+
+static FREE: Mutex<RangeList> = Mutex::new(ranges::EMPTY);
+static KEPT: Mutex<RangeList> = Mutex::new(ranges::EMPTY);
+
+/// Carves the pools out of each node's memory.
+pub fn pools(described: Described) -> Pools {
+    let Described { map, topology, .. } = described;
+    let mut free = FREE.lock();
+    for memory in topology.ranges() {
+        let _ = ranges::insert(&mut free, memory.range);
+    }
+    for &range in map.kept.iter() {
+        let whole = PhysRange::new(
+            range.start.page_base(),
+            range.end.align_up(PAGE_SIZE).unwrap_or(range.end),
+        );
+        let _ = ranges::subtract(&mut free, whole);
+    }
+    for node in topology.nodes() {
+        let Some(pool) = carve(topology, node, &free, map.options.pool_size) else { continue };
+        let _ = ranges::subtract(&mut free, pool);
+        memory::set_pool(node, pool);
+    }
+    if !map.options.node_pools {
+        memory::make_flat(topology.memory_node_for(NodeId::new(0)));
+    }
+    let mut kept = KEPT.lock();
+    *kept = map.kept;
+    Pools {
+        machine: machine::set(Machine {
+            path: described.path,
+            entry_tsc: described.entry_tsc,
+            options: map.options,
+            topology,
+            features: described.features,
+            archive: map.archive,
+            free: MutexGuard::leak(free),
+            kept: MutexGuard::leak(kept),
+            io_apics: described.io_apics,
+            pm_timer: described.pm_timer,
+        }),
+    }
+}
+
+/// The top end of the node's largest free range: low addresses stay free for programs that are linked
+/// there. By default an eighth of the node's memory.
+fn carve(
+    topology: &Topology,
+    node: NodeId,
+    free: &RangeList,
+    size: Option<u64>,
+) -> Option<PhysRange> {
+    const SMALLEST_DEFAULT: u64 = 8 << 20;
+    const LARGEST_DEFAULT: u64 = 1 << 30;
+    let default = (topology.memory_of(node) / 8).clamp(SMALLEST_DEFAULT, LARGEST_DEFAULT);
+    let size = size.unwrap_or(default).next_multiple_of(PAGE_SIZE_2M);
+    let own = topology.ranges_of(node).flat_map(|own| free.iter().map(move |f| f.intersect(own)));
+    let largest = own.max_by_key(|range| range.len()).filter(|range| !range.is_empty())?;
+    let end = largest.end.align_down(PAGE_SIZE_2M);
+    let end = if end > largest.start { end } else { largest.end };
+    let start = end.as_u64().saturating_sub(size).max(largest.start.as_u64());
+    Some(PhysRange::new(PhysAddr::new(start), end))
+}
+
+struct BootFrames<'w>(&'w BootWindow);
+
+impl ImageFrames for BootFrames<'_> {
+    fn frame(&self, virt: u64) -> Option<PhysAddr> {
+        tables::walk_boot(self.0, virt).map(|at| at.phys)
+    }
+}
+
+/// Builds every node's and every CPU's address space and enters the boot processor's.
+pub fn address_space(pools: Pools, window: BootWindow) -> ! {
+    let machine = pools.machine;
+    let topology = machine.topology;
+    let first = topology.memory_node_for(NodeId::new(0));
+    let mut spaces = FixedVec::<(NodeId, NodeSpace), { layout::MAX_NODES }>::new(NO_SPACE);
+    for node in topology.nodes().filter(|&node| topology.memory_node_for(node) == node) {
+        let shared = spaces.first().map(|(_, space)| space.replica);
+        let replica = match shared {
+            Some(replica) if !machine.options.text_replication => Ok(replica),
+            _ => replicate(if machine.options.text_replication { node } else { first }),
+        };
+        let table_node = if machine.options.page_table_replication { node } else { first };
+        let space = replica.and_then(|replica| {
+            paging::build_node_space(
+                &mut || memory::alloc_page(node).ok(),
+                &mut || memory::alloc_page(table_node).ok(),
+                &mut topology.nodes().map(memory::pool_of).filter(|pool| !pool.is_empty()),
+                replica,
+                &BootFrames(&window),
+                &devices(machine),
+            )
+        });
+        match space {
+            Ok(space) => spaces.push((node, space)).unwrap_or(()),
+            Err(error) => fatal(format_args!("node {node}: kernel address space: {error:?}")),
+        }
+    }
+    let boot_root = cpu_spaces(machine, &spaces);
+    cpu_start::prepare_trampoline(&window, boot_root);
+    drop(window);
+    cpu_start::enter_kernel_space(boot_root, super::on_kernel_space)
+}
+
+const NO_SPACE: (NodeId, NodeSpace) = (
+    NodeId::new(0),
+    NodeSpace {
+        root: PhysAddr::ZERO,
+        node_page: PhysAddr::ZERO,
+        no_ports: PhysAddr::ZERO,
+        zero_page: PhysAddr::ZERO,
+        replica: Replica { text: PhysAddr::ZERO, rodata: PhysAddr::ZERO },
+    },
+);
+
+fn devices(machine: &Machine) -> Devices<'_> {
+    let xapic = !machine.features.x2apic;
+    Devices { local_apic: xapic.then(apic::physical_base), io_apics: &machine.io_apics }
+}
+
+/// Copies the kernel's text and read-only data into a node.
+fn replicate(node: NodeId) -> Result<Replica, tables::TableError> {
+    let copy = |virt: core::ops::Range<u64>| {
+        let pages = (virt.end - virt.start) / PAGE_SIZE;
+        let phys = memory::alloc_pages(node, pages).map_err(|_| tables::TableError::OutOfMemory)?;
+        paging::copy_image(virt, phys);
+        Ok(phys)
+    };
+    Ok(Replica { text: copy(image::text())?, rodata: copy(image::rodata())? })
+}
+
+/// Builds the spaces of all CPUs; returns the boot processor's root.
+fn cpu_spaces(machine: &Machine, spaces: &[(NodeId, NodeSpace)]) -> PhysAddr {
+    let topology = machine.topology;
+    let first = topology.memory_node_for(NodeId::new(0));
+    let mut page = NodePage::new(topology.nr_cpus() as u32);
+    let mut boot_root = PhysAddr::ZERO;
+    for (number, described) in topology.cpus().iter().enumerate() {
+        let id = CpuId::new(number as u16);
+        let node = topology.memory_node_for(described.node);
+        let Some((_, space)) = spaces.iter().find(|(n, _)| *n == node) else {
+            fatal(format_args!("cpu {id}: node {node} has no address space"))
+        };
+        let table_node = if machine.options.page_table_replication { node } else { first };
+        let built = paging::build_cpu_space(
+            space,
+            &mut |count| memory::alloc_pages(node, count).ok(),
+            &mut || memory::alloc_page(table_node).ok(),
+            |kernel_root, block| Identity {
+                id,
+                node,
+                apic_id: described.apic,
+                kernel_root,
+                pool_address: block.window().as_u64(),
+            },
+        );
+        match built {
+            Ok(built) => {
+                page.set(id, described.apic, node);
+                cpu_start::remember(id, built);
+                if number == 0 {
+                    boot_root = built.root;
+                }
+            }
+            Err(error) if number == 0 => fatal(format_args!("boot processor: {error:?}")),
+            Err(error) => println!("cpu {id}: no memory for it ({error:?}); left out"),
+        }
+    }
+    for (node, space) in spaces {
+        page.node = u32::from(node.get());
+        paging::write_node_page(space, &page);
+    }
+    boot_root
+}
+
+/// The boot processor runs on its own tables, stack and window.
+pub struct BootProcessor(());
+
+/// Descriptor tables and interrupt controllers of the boot processor.
+pub fn boot_processor() -> BootProcessor {
+    paging::kernel_space_is_live();
+    cpu::local_window_is_live();
+    cpu_start::load_tables();
+    ioapic::mask_8259();
+    apic::init();
+    BootProcessor(())
+}
+
+/// Measures the clocks.
+pub fn clocks(_: &BootProcessor) {
+    let machine = machine::get();
+    match clock::calibrate(machine.pm_timer) {
+        Some(rates) => println!(
+            "clocks: TSC {} kHz, APIC timer {} kHz (against the {})",
+            rates.tsc_hz / 1000,
+            rates.apic_hz / 1000,
+            rates.reference
+        ),
+        None => fatal(format_args!("no reference clock to calibrate the timers with")),
+    }
+    ioapic::init(&machine.io_apics);
+}

@@ -1,0 +1,211 @@
+//! What belongs to one CPU: its block in the CPU-local window, and how to name another CPU's.
+//!
+//! The window is at the same virtual address on every CPU (l4-smp 8.8.1: the memory management unit does
+//! the indexing), so [`this`] costs nothing and assembly uses absolute addresses. Another CPU's block is
+//! reached through the pool window by a table that every node has its own copy of ([`NodePage`]), and
+//! only its [`Shared`] part may be touched there.
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use kcore::layout::{self, cpu_local};
+use kcore::types::{ApicId, CpuId, NodeId, PhysAddr};
+
+/// Cache lines that assembly uses; the entry code asserts the offsets.
+#[repr(C, align(64))]
+pub struct Hot {
+    words: [Cell<u64>; 32],
+}
+
+/// The block at the start of the CPU-local window.
+///
+/// ```text
+/// 0x000  hot       entry and exit paths, IPC         owner only
+/// 0x100  identity  who this is                       written before the CPU starts
+/// 0x180  local     everything else of this CPU       owner only
+///  ...   shared    what other CPUs may touch         atomics, lines of their own
+/// ```
+#[repr(C, align(64))]
+pub struct CpuBlock {
+    /// First lines, for assembly.
+    pub hot: Hot,
+    /// Who this is.
+    pub identity: Identity,
+    /// Owner-only state.
+    pub local: Local,
+    /// State that other CPUs may touch.
+    pub shared: Shared,
+}
+
+/// Who a CPU is; constant while it runs.
+#[repr(C, align(64))]
+pub struct Identity {
+    /// Dense number; the boot processor is 0.
+    pub id: CpuId,
+    /// The node whose memory the CPU uses: its own, or the nearest with memory.
+    pub node: NodeId,
+    /// Address for interrupts.
+    pub apic_id: ApicId,
+    /// Root table of the kernel address space on this CPU; its upper half is what the roots of all spaces
+    /// on this CPU share.
+    pub kernel_root: PhysAddr,
+    /// This block as other CPUs see it, in the pool window.
+    pub pool_address: u64,
+}
+
+/// Owner-only state.
+#[repr(C, align(64))]
+pub struct Local {
+    /// Timer interrupts taken in kernel mode.
+    pub timer_interrupts: Cell<u64>,
+    /// Requests and shootdowns taken in kernel mode.
+    pub other_interrupts: Cell<u64>,
+}
+
+/// State that other CPUs may touch.
+#[repr(C, align(64))]
+pub struct Shared {
+    /// The CPU reached the end of its own start-up.
+    pub up: AtomicBool,
+    /// What it found walking its own page tables ([`crate::boot::placement`]).
+    pub placement: PlacementCell,
+}
+
+/// Where one CPU's things are, as found in the tables that its CR3 points to.
+#[repr(C)]
+pub struct PlacementCell {
+    /// Physical addresses; the order is that of `boot::placement::ITEMS`.
+    pub phys: [AtomicU64; PlacementCell::ITEMS],
+    /// APIC id that the CPU itself reads.
+    pub apic_id: AtomicU32,
+}
+
+impl PlacementCell {
+    /// Number of addresses.
+    pub const ITEMS: usize = 8;
+}
+
+const _: () = {
+    assert!(size_of::<Hot>() == 0x100);
+    assert!(size_of::<CpuBlock>() as u64 <= cpu_local::BLOCK_SIZE);
+    assert!(core::mem::offset_of!(CpuBlock, hot) == 0);
+    assert!(core::mem::offset_of!(CpuBlock, identity) == 0x100);
+};
+
+impl CpuBlock {
+    /// A block for a CPU that has not started.
+    pub const fn new(identity: Identity) -> Self {
+        CpuBlock {
+            hot: Hot { words: [const { Cell::new(0) }; 32] },
+            identity,
+            local: Local { timer_interrupts: Cell::new(0), other_interrupts: Cell::new(0) },
+            shared: Shared {
+                up: AtomicBool::new(false),
+                placement: PlacementCell {
+                    phys: [const { AtomicU64::new(0) }; PlacementCell::ITEMS],
+                    apic_id: AtomicU32::new(u32::MAX),
+                },
+            },
+        }
+    }
+}
+
+/// What every node has a copy of, read-only, at the same virtual address: how to reach the CPUs.
+#[repr(C)]
+pub struct NodePage {
+    /// Pool-window addresses of the CPU blocks; 0 for a CPU that is not up.
+    pub blocks: [u64; layout::MAX_CPUS],
+    /// Local APIC ids.
+    pub apic_ids: [u32; layout::MAX_CPUS],
+    /// Nodes.
+    pub nodes: [u8; layout::MAX_CPUS],
+    /// The node this copy lies on.
+    pub node: u32,
+    /// CPU numbers below this are in use; some may not be up.
+    pub nr_cpus: u32,
+}
+
+const _: () = assert!(size_of::<NodePage>() as u64 <= layout::PAGE_SIZE);
+
+/// The boot processor runs on its own CPU-local window; from here on every CPU does.
+static LOCAL_WINDOW_LIVE: AtomicBool = AtomicBool::new(false);
+
+/// Called once, by the boot processor, after the switch to the kernel address space.
+pub fn local_window_is_live() {
+    LOCAL_WINDOW_LIVE.store(true, Ordering::Release);
+}
+
+/// The CPU-local window can be read.
+pub fn local_window_live() -> bool {
+    LOCAL_WINDOW_LIVE.load(Ordering::Acquire)
+}
+
+/// This CPU's block. Not before the kernel address space exists.
+#[inline]
+#[expect(unsafe_code, reason = "the CPU-local window is a fixed address")]
+pub fn this() -> &'static CpuBlock {
+    debug_assert!(local_window_live());
+    // SAFETY: the window maps an initialized block of this CPU since the kernel address space exists, and
+    // for ever. `CpuBlock` is not `Sync` and kernel code does not move between CPUs, so the reference
+    // stays on the CPU it belongs to.
+    unsafe { &*(layout::CPU_LOCAL.as_u64() as *const CpuBlock) }
+}
+
+/// This node's copy of the CPU table. Not before the kernel address space exists.
+#[expect(unsafe_code, reason = "the node page is a fixed address")]
+pub fn node_page() -> &'static NodePage {
+    debug_assert!(local_window_live());
+    // SAFETY: mapped read-only and initialized in every kernel address space. Entries are words that
+    // change only while CPUs are started, by the boot processor, to another valid value.
+    unsafe { &*(crate::arch::x86_64::paging::NODE_PAGE as *const NodePage) }
+}
+
+/// The shared part of another CPU's block; `None` if there is no such CPU or it is not up.
+#[expect(unsafe_code, reason = "CPU blocks are reached by address")]
+pub fn shared_of(cpu: CpuId) -> Option<&'static Shared> {
+    let block = *node_page().blocks.get(cpu.index())?;
+    if block == 0 {
+        return None;
+    }
+    // SAFETY: the table holds pool-window addresses of initialized blocks that are never freed; only the
+    // `Sync` part of the block is referred to.
+    Some(unsafe { &(*(block as *const CpuBlock)).shared })
+}
+
+/// Local APIC id of a CPU.
+pub fn apic_id_of(cpu: CpuId) -> Option<ApicId> {
+    let page = node_page();
+    if cpu.index() >= page.nr_cpus as usize {
+        return None;
+    }
+    page.apic_ids.get(cpu.index()).copied().map(ApicId::new)
+}
+
+/// Number of this CPU for messages; 0 while only the boot processor runs.
+pub fn current_number() -> u32 {
+    if local_window_live() { u32::from(this().identity.id.get()) } else { 0 }
+}
+
+/// Node of this CPU for messages, once known.
+pub fn current_node() -> Option<u32> {
+    local_window_live().then(|| u32::from(this().identity.node.get()))
+}
+
+impl NodePage {
+    /// A table of `nr_cpus` CPUs, none of which is up.
+    pub const fn new(nr_cpus: u32) -> Self {
+        NodePage {
+            blocks: [0; layout::MAX_CPUS],
+            apic_ids: [0; layout::MAX_CPUS],
+            nodes: [0; layout::MAX_CPUS],
+            node: 0,
+            nr_cpus,
+        }
+    }
+
+    /// Enters a CPU that is not up yet.
+    pub fn set(&mut self, id: CpuId, apic_id: ApicId, node: NodeId) {
+        self.apic_ids[id.index()] = apic_id.get();
+        self.nodes[id.index()] = node.get();
+    }
+}
