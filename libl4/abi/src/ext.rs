@@ -1,0 +1,84 @@
+//! What Lokal adds to X.2, in places that old programs never set.
+//!
+//! # Abort instead of crossing (`papers/l4-smp` design decision 4)
+//!
+//! A sender may ask that its send phase fails when the receiver lives on another processor. The
+//! request is bit 0 of byte 2 of the flags TCR (word -10, [`crate::utcb::word::FLAGS`]): the bytes
+//! above PreemptFlags and CopFlags are reserved and zero in X.2 programs. The kernel reads it only
+//! after it has found that the partner is elsewhere, so same-processor IPC pays nothing.
+//!
+//! The failure is reported like every other one: tag with only E set, and in ErrorCode an
+//! [`crate::IpcError`] of the send phase with code [`crate::IpcCode::WouldCross`] (0, unused by
+//! X.2), the partner's processor number as its offset, and bit 63 set so that the word is not zero.
+//! Nothing was sent and the receive phase is skipped. The flag stays set until the thread clears it.
+//! Whether the partner was ready to receive makes no difference. The number is that at the time of
+//! the call: the partner may have moved since.
+
+use crate::error::{IpcCode, IpcError, Phase};
+use crate::id::CpuId;
+
+bitflags::bitflags! {
+    /// IpcFlags: byte 2 of the flags TCR.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+    pub struct IpcFlags: u8 {
+        /// Fail a send to a thread on another processor.
+        const STAY_ON_CPU = 1;
+    }
+}
+
+/// Position of [`IpcFlags`] in the flags TCR.
+pub const IPC_FLAGS_SHIFT: u32 = 16;
+
+impl IpcFlags {
+    /// The flags in a flags TCR word.
+    #[must_use]
+    pub const fn of(flags_tcr: u64) -> Self {
+        Self::from_bits_truncate((flags_tcr >> IPC_FLAGS_SHIFT) as u8)
+    }
+
+    /// The flags TCR word with these IpcFlags instead of its own.
+    #[must_use]
+    pub const fn put(self, flags_tcr: u64) -> u64 {
+        (flags_tcr & !(0xFF << IPC_FLAGS_SHIFT)) | ((self.bits() as u64) << IPC_FLAGS_SHIFT)
+    }
+}
+
+/// The error of a send that would have crossed to `partner`.
+#[must_use]
+pub const fn would_cross(partner: CpuId) -> IpcError {
+    IpcError::at(Phase::Send, IpcCode::WouldCross, partner.0 as u64)
+}
+
+/// The partner's processor, if `error` says that the send would have crossed.
+#[must_use]
+pub const fn crossing_cpu(error: IpcError) -> Option<CpuId> {
+    match error.code {
+        IpcCode::WouldCross => Some(CpuId(error.offset as u16)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_leave_their_neighbours() {
+        let tcr = IpcFlags::STAY_ON_CPU.put(0xFFFF_FFFF_FF00_A5E0);
+        assert_eq!(tcr, 0xFFFF_FFFF_FF01_A5E0);
+        assert_eq!(IpcFlags::of(tcr), IpcFlags::STAY_ON_CPU);
+        assert_eq!(IpcFlags::empty().put(tcr), 0xFFFF_FFFF_FF00_A5E0);
+    }
+
+    #[test]
+    fn processor_zero_is_still_an_error_word() {
+        let e = would_cross(CpuId(0));
+        assert_ne!(e.raw(), 0);
+        assert_eq!(crossing_cpu(IpcError::from_raw(e.raw())), Some(CpuId(0)));
+        assert_eq!(
+            crossing_cpu(IpcError::from_raw(would_cross(CpuId(255)).raw())),
+            Some(CpuId(255))
+        );
+        assert_eq!(crossing_cpu(IpcError::from_raw(2)), None);
+    }
+}
