@@ -1,2 +1,54 @@
-//! Placeholder head; see docs/design.
-fn main() {}
+//! `cargo xtask`: the only door to Lokal. See `cargo xtask --help`.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod console;
+mod doctor;
+mod elf;
+mod emulator;
+mod guest;
+mod image;
+mod machines;
+mod manifest;
+mod pack;
+mod paths;
+mod qemu;
+mod records;
+mod run;
+mod say;
+mod symbols;
+
+use clap::Parser;
+use cli::{Cli, Task};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say::error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what was asked; the result is the exit code.
+fn dispatch(command: Task) -> anyhow::Result<u8> {
+    match command {
+        Task::Build(args) => {
+            let programs = guest::build(args.profile())?;
+            pack::pack(args.profile(), &programs, &pack::Options::default())?;
+            Ok(0)
+        }
+        Task::Run(args) => run::command(&args),
+        other => anyhow::bail!("{other:?} is not there yet"),
+    }
+}
+
+/// A TOML error in one line.
+fn toml_error(text: &str, error: &toml::de::Error) -> String {
+    let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+    let place = error.span().map(|span| format!("line {}: ", line(span.start)));
+    format!("{}{}", place.unwrap_or_default(), error.message().replace('\n', " "))
+}

@@ -39,6 +39,13 @@ pub const MANIFEST_NAME: &str = "boot.toml";
 /// Name of the module that holds the kernel command line of image boots.
 pub const COMMAND_LINE_NAME: &str = "cmdline";
 
+/// Name of the first user program: root of all memory.
+pub const SIGMA0_NAME: &str = "sigma0";
+/// Name of the second user program, whatever program the manifest puts in this place.
+pub const ROOTTASK_NAME: &str = "roottask";
+/// Name of the application pager, of which the root task starts one per node.
+pub const PAGER_NAME: &str = "app_pager";
+
 /// What a module holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleKind {

@@ -1,0 +1,178 @@
+//! Builds the guest packages.
+
+use crate::{doctor, paths, say};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Target triple of everything that runs in the guest.
+pub const TARGET: &str = "x86_64-unknown-none";
+
+/// Packages whose binaries go into the guest; all packages under `servers/` do, too.
+const PACKAGES: [&str; 5] = ["kernel", "sigma0", "roottask", "app_pager", "bench"];
+
+/// How the guest is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Optimised; what is measured and tested.
+    Release,
+    /// With the kernel debugger.
+    Debug,
+}
+
+impl Profile {
+    /// Name as it appears in records and paths.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+/// One built guest program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// With symbols, for the debugger and for backtraces.
+    pub full: PathBuf,
+    /// Without debug information, for the archive.
+    pub stripped: PathBuf,
+}
+
+/// All built guest programs by name.
+pub type Programs = BTreeMap<String, Program>;
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    manifest_path: PathBuf,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+    #[serde(default, rename = "required-features")]
+    required_features: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    executable: Option<PathBuf>,
+    target: Option<MessageTarget>,
+}
+
+#[derive(Deserialize)]
+struct MessageTarget {
+    name: String,
+}
+
+/// Builds every guest program and strips a copy of each.
+pub fn build(profile: Profile) -> Result<Programs> {
+    doctor::ensure_rust()?;
+    let packages = guest_packages()?;
+    let mut command = cargo("build");
+    command.args(["--target", TARGET, "--message-format", "json-render-diagnostics", "--quiet"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    for package in &packages {
+        command.args(["--package", &package.name]);
+        for feature in bins(package).flat_map(|target| &target.required_features) {
+            command.args(["--features", &format!("{}/{feature}", package.name)]);
+        }
+    }
+    command.arg("--bins");
+    let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
+    say::step("Building", &format!("{} ({})", names.join(", "), profile.name()));
+    let built = run_build(command)?;
+    let directory = paths::output(profile)?;
+    let mut programs = Programs::new();
+    for (name, full) in built {
+        let stripped = directory.join(&name);
+        strip(&full, &stripped, profile)?;
+        programs.insert(name, Program { full, stripped });
+    }
+    Ok(programs)
+}
+
+fn bins(package: &Package) -> impl Iterator<Item = &Target> {
+    package.targets.iter().filter(|target| target.kind.iter().any(|kind| kind == "bin"))
+}
+
+fn guest_packages() -> Result<Vec<Package>> {
+    let output = cargo("metadata")
+        .args(["--no-deps", "--format-version", "1"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo metadata failed; its message is above");
+    }
+    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
+    let servers = paths::root().join("servers");
+    let wanted = |package: &Package| {
+        PACKAGES.contains(&package.name.as_str()) || package.manifest_path.starts_with(&servers)
+    };
+    let has_bin = |package: &Package| bins(package).next().is_some();
+    Ok(metadata.packages.into_iter().filter(|p| wanted(p) && has_bin(p)).collect())
+}
+
+/// Cargo in the checkout, without flags that the caller's environment meant for other builds.
+pub fn cargo(subcommand: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(subcommand).current_dir(paths::root()).stdin(Stdio::null());
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command
+}
+
+fn run_build(mut command: Command) -> Result<Vec<(String, PathBuf)>> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let mut built = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let Ok(message) = serde_json::from_str::<Message>(&line?) else { continue };
+            if let (Some(executable), Some(target)) = (message.executable, message.target)
+                && message.reason == "compiler-artifact"
+            {
+                built.push((target.name, executable));
+            }
+        }
+    }
+    if !child.wait()?.success() {
+        bail!("the guest does not build; the compiler's messages are above");
+    }
+    Ok(built)
+}
+
+/// Copies `from` to `to` without debug information; debug builds keep the symbol table, which the
+/// kernel debugger shows.
+fn strip(from: &Path, to: &Path, profile: Profile) -> Result<()> {
+    let fresh = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
+    if fresh(to).zip(fresh(from)).is_some_and(|(copy, original)| copy > original) {
+        return Ok(());
+    }
+    let what = if profile == Profile::Release { "--strip-all" } else { "--strip-debug" };
+    let output = Command::new(doctor::objcopy()?)
+        .arg(what)
+        .args([from, to])
+        .output()
+        .context("cannot run llvm-objcopy")?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("cannot strip {}: {}", from.display(), message.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Turns addresses of a kernel backtrace into names and lines.
+
+use std::path::{Path, PathBuf};
+
+/// Without a line table the nearest label below is taken, but not from farther away than this.
+const LARGEST_FUNCTION: u64 = 64 << 10;
+
+/// Symbols of one program, loaded when first needed.
+pub struct Symbols {
+    file: PathBuf,
+    loader: Option<Option<addr2line::Loader>>,
+}
+
+impl Symbols {
+    /// Symbols of `file`, the program as it was linked.
+    pub fn new(file: &Path) -> Self {
+        Self { file: file.to_path_buf(), loader: None }
+    }
+
+    /// For a backtrace line of the guest, the lines that explain it, the innermost inlined function
+    /// first; nothing for any other line.
+    pub fn explain(&mut self, line: &str) -> Vec<String> {
+        let Some(address) = backtrace_address(line) else { return Vec::new() };
+        let file = &self.file;
+        let loader = self.loader.get_or_insert_with(|| addr2line::Loader::new(file).ok());
+        let Some(loader) = loader else { return Vec::new() };
+        // Frames above the first hold return addresses: the call is the instruction before.
+        let is_first = line.trim_start().starts_with("#0");
+        let probe = if is_first { address } else { address - 1 };
+        let mut out = Vec::new();
+        if let Ok(mut frames) = loader.find_frames(probe) {
+            while let Ok(Some(frame)) = frames.next() {
+                let name = frame.function.as_ref().and_then(|f| f.demangle().ok());
+                let name = name.map_or_else(|| "?".to_string(), |name| name.into_owned());
+                let place = frame.location.as_ref().and_then(|location| {
+                    let file = short_path(location.file?);
+                    Some(format!(" at {file}:{}", location.line.unwrap_or(0)))
+                });
+                out.push(format!("       {name}{}", place.unwrap_or_default()));
+            }
+        }
+        if out.is_empty()
+            && let Some(symbol) = loader.find_symbol_info(probe)
+            && probe.wrapping_sub(symbol.address()) < LARGEST_FUNCTION
+        {
+            // Assembly has no line table, only labels.
+            out.push(format!("       {}", addr2line::demangle_auto(symbol.name().into(), None)));
+        }
+        out
+    }
+}
+
+/// The kernel address in a line such as `  #3 0xffffffff80212345`.
+fn backtrace_address(line: &str) -> Option<u64> {
+    let rest = line.strip_prefix("  #")?;
+    let word = rest.split_whitespace().find_map(|word| word.strip_prefix("0x"))?;
+    let digits: String = word.chars().take_while(char::is_ascii_hexdigit).collect();
+    u64::from_str_radix(&digits, 16).ok().filter(|address| *address >= 0xffff_ffff_8000_0000)
+}
+
+/// Paths inside the checkout without the checkout's own place.
+fn short_path(path: &str) -> &str {
+    let root = crate::paths::root();
+    root.to_str()
+        .and_then(|root| path.strip_prefix(root))
+        .map_or(path, |p| p.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_backtrace_lines_have_addresses() {
+        assert_eq!(backtrace_address("  #3 0xffffffff80212345"), Some(0xffff_ffff_8021_2345));
+        assert_eq!(backtrace_address("  #0 rip 0xffffffff80212345 x"), Some(0xffff_ffff_8021_2345));
+        assert_eq!(backtrace_address("#3 0xffffffff80212345"), None);
+        assert_eq!(backtrace_address("  #3 0x400000"), None);
+        assert_eq!(backtrace_address("epitaph: 0xffffffff80212345"), None);
+    }
+
+    /// xtask's own binary has symbols, but at low addresses: a kernel address finds none.
+    #[test]
+    fn missing_symbols_are_no_error() {
+        assert!(
+            Symbols::new(Path::new("/nonexistent")).explain("  #1 0xffffffff80212345").is_empty()
+        );
+        let own = std::env::current_exe().unwrap();
+        assert!(Symbols::new(&own).explain("  #1 0xffffffff80212345").is_empty());
+    }
+}
