@@ -8,6 +8,7 @@
 pub mod fixed;
 pub mod layout;
 pub mod options;
+pub mod pool;
 #[cfg(test)]
 mod testing;
 pub mod topology;

@@ -1,7 +1,8 @@
 //! Random, truncated and corrupted tables: never a panic, always the invariants.
 
 use super::tables::{Slit, Srat, SratEntry};
-use super::tests::{GIB, MIB, Table, check_invariants, range};
+use super::test_tables::{GIB, MIB, Table, range};
+use super::tests::check_invariants;
 use super::*;
 use crate::testing::{Rng, rounds};
 

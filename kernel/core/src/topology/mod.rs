@@ -20,6 +20,8 @@ mod warning;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
+pub(crate) mod test_tables;
+#[cfg(test)]
 mod tests;
 
 use crate::fixed::FixedVec;
