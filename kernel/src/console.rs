@@ -28,6 +28,13 @@ pub fn print(args: fmt::Arguments<'_>) {
     }
 }
 
+/// Lets `write` print a line of its own making as a unit; not called where there is no console.
+pub fn with(write: impl FnOnce(&mut SerialPort)) {
+    if let Some(port) = PORT.lock().as_mut() {
+        write(port);
+    }
+}
+
 /// Prints bytes of a user program as they are, as one unit; not necessarily UTF-8.
 pub fn print_bytes(bytes: &[u8]) {
     if let Some(port) = PORT.lock().as_mut() {

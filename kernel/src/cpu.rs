@@ -6,10 +6,12 @@
 //! only its [`Shared`] part may be touched there.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use kcore::layout::{self, cpu_local};
 use kcore::types::{ApicId, CpuId, NodeId, PhysAddr};
+
+use crate::boot::placement::Observed;
 
 /// Cache lines that assembly uses; the entry code asserts the offsets.
 #[repr(C, align(64))]
@@ -67,22 +69,8 @@ pub struct Local {
 pub struct Shared {
     /// The CPU reached the end of its own start-up.
     pub up: AtomicBool,
-    /// What it found walking its own page tables ([`crate::boot::placement`]).
-    pub placement: PlacementCell,
-}
-
-/// Where one CPU's things are, as found in the tables that its CR3 points to.
-#[repr(C)]
-pub struct PlacementCell {
-    /// Physical addresses; the order is that of `boot::placement::ITEMS`.
-    pub phys: [AtomicU64; PlacementCell::ITEMS],
-    /// APIC id that the CPU itself reads.
-    pub apic_id: AtomicU32,
-}
-
-impl PlacementCell {
-    /// Number of addresses.
-    pub const ITEMS: usize = 8;
+    /// What it found walking its own page tables.
+    pub placement: Observed,
 }
 
 const _: () = {
@@ -99,13 +87,7 @@ impl CpuBlock {
             hot: Hot { words: [const { Cell::new(0) }; 32] },
             identity,
             local: Local { timer_interrupts: Cell::new(0), other_interrupts: Cell::new(0) },
-            shared: Shared {
-                up: AtomicBool::new(false),
-                placement: PlacementCell {
-                    phys: [const { AtomicU64::new(0) }; PlacementCell::ITEMS],
-                    apic_id: AtomicU32::new(u32::MAX),
-                },
-            },
+            shared: Shared { up: AtomicBool::new(false), placement: Observed::new() },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use kcore::fixed::FixedVec;
 use kcore::options::Options;
+use kcore::pool::PoolPlan;
 use kcore::topology::Topology;
 use kcore::topology::ranges::RangeList;
 use kcore::types::PhysRange;
@@ -24,6 +25,8 @@ pub struct Machine {
     pub features: Features,
     /// Where the boot archive lies; page-aligned start.
     pub archive: Option<PhysRange>,
+    /// The extents of the pools.
+    pub pools: &'static PoolPlan,
     /// Memory that is nobody's yet: all usable memory less pools, kernel image and archive.
     pub free: &'static RangeList,
     /// Memory that the kernel keeps besides the pools.

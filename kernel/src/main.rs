@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
+#![allow(dead_code, reason = "until threads and interprocess communication use what boot provides")]
 
 #[expect(unsafe_code, reason = "the home of instructions, registers and page tables")]
 mod arch;
@@ -13,11 +14,11 @@ mod console;
 mod cpu;
 mod interrupt;
 mod machine;
+#[expect(unsafe_code, reason = "places the pools in the memory they manage")]
 mod memory;
 mod panic;
 
-/// Every CPU ends up here after its start-up, on its own stack with interrupts off.
-fn start(_: &boot::BootProcessor) -> ! {
-    println!("up on cpu{}", cpu::this().identity.id);
-    arch::x86_64::cpu_ops::exit(arch::x86_64::cpu_ops::ExitCode::Success)
+/// Every CPU ends up here after its start-up, on its own stack with interrupts off. Placeholder: idles.
+fn start() -> ! {
+    arch::x86_64::cpu_ops::idle()
 }

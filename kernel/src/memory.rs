@@ -1,75 +1,108 @@
 //! The node pools: where all kernel memory comes from.
 //!
-//! One pool per node, carved out of that node's own memory at boot; every allocation names a node. With
-//! `node_pools=flat` all of it comes from the first node, so that experiments can show what placement is
-//! worth. Interim: a bump allocator until `kcore::pool` is in.
+//! This is the glue between `kcore::pool` and real memory: pools are placed in the memory they manage,
+//! which the kernel sees at one fixed offset, before and after the switch to its own address space. Every
+//! allocation names a node; a node without a pool draws from the nearest one, and with `node_pools=flat`
+//! all draw from the boot processor's, so that experiments can show what placement is worth.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
-use kcore::layout::{MAX_NODES, PAGE_SIZE};
+use kcore::layout::PAGE_SIZE;
+use kcore::pool::{Metadata, NodePool, OutOfMemory, PageDesc, PoolPlan, Pools, SharedPool};
 use kcore::types::{NodeId, PhysAddr, PhysRange};
-use spin::Once;
+use spin::{Mutex, MutexGuard, Once};
 
-/// The node has no page left. Becomes `out of memory` of the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfMemory;
+use crate::arch::x86_64::bootmem::BootWindow;
 
-struct Pool {
-    start: AtomicU64,
-    next: AtomicU64,
-    end: AtomicU64,
+static DIRECTORY: Mutex<Pools> = Mutex::new(Pools::new());
+static POOLS: Once<&'static Pools> = Once::new();
+
+/// Builds the planned pools, in their own memory, which the plan took from what nobody uses. The boot
+/// window shows it now, the pool windows of the kernel address space, at the same addresses, later.
+pub fn build(plan: &PoolPlan, _: &BootWindow) {
+    let mut directory = DIRECTORY.lock();
+    let mut at = 0;
+    let extents = plan.extents();
+    while let Some(first) = extents.get(at) {
+        let count = extents[at..].iter().take_while(|e| e.node == first.node).count();
+        let mut pool = NodePool::new();
+        let mut home = None;
+        for (i, extent) in extents[at..at + count].iter().enumerate() {
+            let metadata = Metadata::of(extent.range, i == 0);
+            home = home.or(metadata.pool_at);
+            // SAFETY: free memory, mapped for ever; all-zero bytes are valid descriptors and the array lies inside the
+            // extent, in pages that the pool never gives out.
+            let descriptors = unsafe {
+                let array = pointer::<PageDesc>(metadata.descs_at);
+                array.write_bytes(0, metadata.nr_descs);
+                core::slice::from_raw_parts_mut(array, metadata.nr_descs)
+            };
+            if let Err(error) = pool.add_extent(extent.range, descriptors, metadata.pages) {
+                panic!("pool of node {}: {}: {error:?}", extent.node, extent.range);
+            }
+        }
+        if let Some(home) = home {
+            let place = pointer::<SharedPool>(home);
+            // SAFETY: `Metadata` keeps this place for the pool; extents are 2 MiB-aligned.
+            let shared: &'static SharedPool = unsafe {
+                place.write(SharedPool::new(first.node, pool));
+                &*place
+            };
+            directory.add(shared);
+        }
+        at += count;
+    }
+    directory.set_homes(plan);
+    // Constant from here on: the lock is never needed again.
+    let directory: &'static Pools = MutexGuard::leak(directory);
+    POOLS.call_once(|| directory);
 }
 
-static POOLS: [Pool; MAX_NODES] =
-    [const { Pool { start: AtomicU64::new(0), next: AtomicU64::new(0), end: AtomicU64::new(0) } };
-        MAX_NODES];
-static FLAT: Once<NodeId> = Once::new();
-
-/// Gives a node its pool.
-pub fn set_pool(node: NodeId, range: PhysRange) {
-    let pool = &POOLS[node.index()];
-    pool.start.store(range.start.as_u64(), Ordering::Relaxed);
-    pool.next.store(range.start.as_u64(), Ordering::Relaxed);
-    pool.end.store(range.end.as_u64(), Ordering::Relaxed);
+fn pointer<T>(phys: PhysAddr) -> *mut T {
+    phys.window().as_u64() as *mut T
 }
 
-/// From now on every allocation comes from `node`.
-pub fn make_flat(node: NodeId) {
-    FLAT.call_once(|| node);
+/// The directory of all pools.
+pub fn pools() -> &'static Pools {
+    match POOLS.get() {
+        Some(pools) => pools,
+        None => panic!("no pools yet"),
+    }
 }
 
-/// The extent of a node's pool; empty for a node without one.
-pub fn pool_of(node: NodeId) -> PhysRange {
-    let pool = &POOLS[node.index()];
-    PhysRange::new(
-        PhysAddr::new(pool.start.load(Ordering::Relaxed)),
-        PhysAddr::new(pool.end.load(Ordering::Relaxed)),
-    )
+/// The node whose pool `node` draws from.
+pub fn home_of(node: NodeId) -> NodeId {
+    pools().home_of(node)
 }
 
-/// The address lies in some pool, so the kernel has it mapped.
+/// The address lies in some pool, so the kernel has it mapped at its window.
 pub fn is_pool(phys: PhysAddr) -> bool {
-    (0..MAX_NODES).any(|n| pool_of(NodeId::new(n as u8)).contains(phys))
+    pools().node_of(phys).is_some()
 }
 
-/// `count` contiguous zeroed pages of `node`.
+/// `count` contiguous zeroed pages from the pool that `node` draws from. The pool rounds up to a power of
+/// two. Returned memory goes back with [`Pools::free_at`].
+///
+/// # Errors
+/// [`OutOfMemory`] if that pool has none; no other is tried.
 pub fn alloc_pages(node: NodeId, count: u64) -> Result<PhysAddr, OutOfMemory> {
-    let node = FLAT.get().copied().unwrap_or(node);
-    let pool = &POOLS[node.index()];
-    let bytes = count * PAGE_SIZE;
-    let end = pool.end.load(Ordering::Relaxed);
-    let start = pool
-        .next
-        .try_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-            next.checked_add(bytes).filter(|&after| after <= end)
-        })
-        .map_err(|_| OutOfMemory)?;
-    let phys = PhysAddr::new(start);
-    crate::arch::x86_64::paging::zero(phys, bytes);
+    let order = count.next_power_of_two().trailing_zeros() as u8;
+    let frames = pools().alloc_on(home_of(node), order)?;
+    let range = frames.range();
+    let phys = frames.into_phys();
+    zero(range);
     Ok(phys)
 }
 
-/// One zeroed page of `node`.
+/// One zeroed page from the pool that `node` draws from.
+///
+/// # Errors
+/// [`OutOfMemory`].
 pub fn alloc_page(node: NodeId) -> Result<PhysAddr, OutOfMemory> {
     alloc_pages(node, 1)
+}
+
+/// Fills freshly allocated pool memory with zeros.
+fn zero(range: PhysRange) {
+    debug_assert!(range.start.is_aligned(PAGE_SIZE));
+    // SAFETY: just allocated, so nobody else knows it; pool memory is mapped at its window.
+    unsafe { pointer::<u8>(range.start).write_bytes(0, range.len() as usize) };
 }

@@ -130,49 +130,52 @@ const KNOWN: &[Known] = &[
     Known {
         name: "panic",
         takes: "cpuN",
-        set: |o, v| Some(o.panic_cpu = Some(v.strip_prefix("cpu")?.parse().ok()?)),
+        set: |o, v| put(&mut o.panic_cpu, v.strip_prefix("cpu")?.parse().ok().map(Some)),
     },
     Known {
         name: "text_replication",
         takes: "on|off",
-        set: |o, v| Some(o.text_replication = switch(v)?),
+        set: |o, v| put(&mut o.text_replication, switch(v)),
     },
     Known {
         name: "tcb_migration",
         takes: "on|off",
-        set: |o, v| Some(o.tcb_migration = switch(v)?),
+        set: |o, v| put(&mut o.tcb_migration, switch(v)),
     },
     Known {
         name: "node_pools",
         takes: "on|flat",
-        set: |o, v| {
-            o.node_pools = match v {
-                "on" => true,
-                "flat" => false,
-                _ => return None,
-            };
-            Some(())
+        set: |o, v| match v {
+            "on" => put(&mut o.node_pools, Some(true)),
+            "flat" => put(&mut o.node_pools, Some(false)),
+            _ => None,
         },
     },
     Known {
         name: "page_table_replication",
         takes: "on|off",
-        set: |o, v| Some(o.page_table_replication = switch(v)?),
+        set: |o, v| put(&mut o.page_table_replication, switch(v)),
     },
-    Known { name: "cache", takes: "on|off", set: |o, v| Some(o.cache = switch(v)?) },
-    Known { name: "fastpath", takes: "on|off", set: |o, v| Some(o.fastpath = switch(v)?) },
+    Known { name: "cache", takes: "on|off", set: |o, v| put(&mut o.cache, switch(v)) },
+    Known { name: "fastpath", takes: "on|off", set: |o, v| put(&mut o.fastpath, switch(v)) },
     Known {
         name: "pool_size",
         takes: "BYTES[K|M|G]",
-        set: |o, v| Some(o.pool_size = Some(size(v)?)),
+        set: |o, v| put(&mut o.pool_size, size(v).map(Some)),
     },
     Known {
         name: "maxcpus",
         takes: "N",
-        set: |o, v| Some(o.max_cpus = Some(v.parse().ok().filter(|&n| n > 0)?)),
+        set: |o, v| put(&mut o.max_cpus, v.parse().ok().filter(|&n| n > 0).map(Some)),
     },
-    Known { name: "verbose", takes: "on|off", set: |o, v| Some(o.verbose = switch(v)?) },
+    Known { name: "verbose", takes: "on|off", set: |o, v| put(&mut o.verbose, switch(v)) },
 ];
+
+/// Stores a value that was understood.
+fn put<T>(slot: &mut T, value: Option<T>) -> Option<()> {
+    *slot = value?;
+    Some(())
+}
 
 fn switch(value: &str) -> Option<bool> {
     match value {

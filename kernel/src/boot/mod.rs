@@ -7,13 +7,20 @@
 #[expect(unsafe_code, reason = "the acpi crate asks for a trait with unsafe functions")]
 pub mod acpi;
 pub mod handoff;
+pub mod placement;
+mod record;
 mod stages;
-pub use stages::BootProcessor;
+
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::Handoff;
+use kcore::options::Exit;
+use kcore::types::CpuId;
 
 use crate::arch::x86_64::bootmem::BootWindow;
+use crate::arch::x86_64::cpu_ops::{self, ExitCode};
 pub use crate::panic::fatal;
+use crate::{cpu, machine};
 
 /// First half, on the loader's page tables.
 pub fn run(handoff: &Handoff, window: BootWindow) -> ! {
@@ -21,13 +28,56 @@ pub fn run(handoff: &Handoff, window: BootWindow) -> ! {
     let options = stages::options(&console, handoff, &window);
     let memory = stages::memory_map(options, handoff, &window);
     let topology = stages::topology(memory, handoff, &window);
-    let pools = stages::pools(topology);
+    let pools = stages::pools(topology, &window);
     stages::address_space(pools, window)
 }
+
+/// Boot is over: the record is printed, application processors may leave [`stay`].
+static DONE: AtomicBool = AtomicBool::new(false);
 
 /// Second half, on the kernel address space and the boot processor's own stack.
 pub extern "C" fn on_kernel_space() -> ! {
     let processor = stages::boot_processor();
-    stages::clocks(&processor);
-    crate::start(&processor)
+    let clocks = stages::clocks(processor);
+    let all = stages::application_processors(clocks);
+    finish(&all);
+    crate::start()
+}
+
+/// The record, and what the options want done after it.
+fn finish(all: &stages::AllUp) {
+    let machine = machine::get();
+    let options = &machine.options;
+    let ok = record::print(machine, all);
+    DONE.store(true, Ordering::Release);
+    provoke_panic();
+    if let Some(cpu) = options.panic_cpu {
+        // The other CPU ends the machine; this one waits for it.
+        let number = u16::try_from(cpu).ok();
+        if number.and_then(|n| cpu::shared_of(CpuId::new(n))).is_none() {
+            fatal(format_args!("panic=cpu{cpu}: there is no such CPU"));
+        }
+        cpu_ops::halt();
+    }
+    if options.exit == Some(Exit::Boot) {
+        cpu_ops::exit(if ok { ExitCode::Success } else { ExitCode::TestsFailed });
+    }
+}
+
+/// All of a CPU's start-up that is not the boot processor.
+pub fn on_application_processor() -> ! {
+    stages::application_processor();
+    while !DONE.load(Ordering::Acquire) {
+        core::hint::spin_loop();
+    }
+    provoke_panic();
+    crate::start()
+}
+
+/// `panic=cpuN`: shows what a panic on that CPU looks like.
+fn provoke_panic() {
+    let me = u32::from(cpu::this().identity.id.get());
+    if machine::get().options.panic_cpu == Some(me) {
+        panic!("provoked by panic=cpu{me}");
+    }
 }

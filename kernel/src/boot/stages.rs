@@ -1,8 +1,9 @@
 //! The stages of the boot processor.
 
 use kcore::fixed::FixedVec;
-use kcore::layout::{self, PAGE_SIZE, PAGE_SIZE_2M};
+use kcore::layout::{self, PAGE_SIZE};
 use kcore::options::{self, Options};
+use kcore::pool::{PoolOptions, PoolPlan};
 use kcore::topology::Topology;
 use kcore::topology::ranges::{self, RangeList};
 use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange};
@@ -15,7 +16,7 @@ use super::handoff::{Handoff, MemoryKind};
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::paging::{self, Devices, ImageFrames, NodeSpace, Replica};
 use crate::arch::x86_64::regs::Features;
-use crate::arch::x86_64::{apic, clock, cpu_start, image, ioapic, regs, tables};
+use crate::arch::x86_64::{apic, clock, cpu_start, image, ioapic, regs, tables, trampoline};
 use crate::cpu::{self, Identity, NodePage};
 use crate::machine::{self, Machine};
 use crate::{memory, println};
@@ -91,7 +92,7 @@ pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> M
     }
     // The first page has the firmware's interrupt table; the trampoline's pages start the other CPUs.
     keep(&mut map.kept, PhysRange::from_len(0, PAGE_SIZE));
-    keep(&mut map.kept, cpu_start::TRAMPOLINE_PAGES);
+    keep(&mut map.kept, trampoline::PAGES);
     map
 }
 
@@ -149,10 +150,11 @@ pub struct Pools {
 }
 
 static FREE: Mutex<RangeList> = Mutex::new(ranges::EMPTY);
+static PLAN: Mutex<Option<PoolPlan>> = Mutex::new(None);
 static KEPT: Mutex<RangeList> = Mutex::new(ranges::EMPTY);
 
 /// Carves the pools out of each node's memory.
-pub fn pools(described: Described) -> Pools {
+pub fn pools(described: Described, window: &BootWindow) -> Pools {
     let Described { map, topology, .. } = described;
     let mut free = FREE.lock();
     for memory in topology.ranges() {
@@ -165,14 +167,17 @@ pub fn pools(described: Described) -> Pools {
         );
         let _ = ranges::subtract(&mut free, whole);
     }
-    for node in topology.nodes() {
-        let Some(pool) = carve(topology, node, &free, map.options.pool_size) else { continue };
-        let _ = ranges::subtract(&mut free, pool);
-        memory::set_pool(node, pool);
+    let options = PoolOptions { size: map.options.pool_size, flat: !map.options.node_pools };
+    let mut plan = PLAN.lock();
+    match PoolPlan::new(topology, &map.kept, options) {
+        Ok(made) => *plan = Some(made),
+        Err(error) => fatal(format_args!("{error}")),
     }
-    if !map.options.node_pools {
-        memory::make_flat(topology.memory_node_for(NodeId::new(0)));
+    let Some(plan) = MutexGuard::leak(plan) else { fatal(format_args!("no pool plan")) };
+    for extent in plan.extents() {
+        let _ = ranges::subtract(&mut free, extent.range);
     }
+    memory::build(plan, window);
     let mut kept = KEPT.lock();
     *kept = map.kept;
     Pools {
@@ -183,32 +188,13 @@ pub fn pools(described: Described) -> Pools {
             topology,
             features: described.features,
             archive: map.archive,
+            pools: plan,
             free: MutexGuard::leak(free),
             kept: MutexGuard::leak(kept),
             io_apics: described.io_apics,
             pm_timer: described.pm_timer,
         }),
     }
-}
-
-/// The top end of the node's largest free range: low addresses stay free for programs that are linked
-/// there. By default an eighth of the node's memory.
-fn carve(
-    topology: &Topology,
-    node: NodeId,
-    free: &RangeList,
-    size: Option<u64>,
-) -> Option<PhysRange> {
-    const SMALLEST_DEFAULT: u64 = 8 << 20;
-    const LARGEST_DEFAULT: u64 = 1 << 30;
-    let default = (topology.memory_of(node) / 8).clamp(SMALLEST_DEFAULT, LARGEST_DEFAULT);
-    let size = size.unwrap_or(default).next_multiple_of(PAGE_SIZE_2M);
-    let own = topology.ranges_of(node).flat_map(|own| free.iter().map(move |f| f.intersect(own)));
-    let largest = own.max_by_key(|range| range.len()).filter(|range| !range.is_empty())?;
-    let end = largest.end.align_down(PAGE_SIZE_2M);
-    let end = if end > largest.start { end } else { largest.end };
-    let start = end.as_u64().saturating_sub(size).max(largest.start.as_u64());
-    Some(PhysRange::new(PhysAddr::new(start), end))
 }
 
 struct BootFrames<'w>(&'w BootWindow);
@@ -223,9 +209,9 @@ impl ImageFrames for BootFrames<'_> {
 pub fn address_space(pools: Pools, window: BootWindow) -> ! {
     let machine = pools.machine;
     let topology = machine.topology;
-    let first = topology.memory_node_for(NodeId::new(0));
+    let first = memory::home_of(NodeId::new(0));
     let mut spaces = FixedVec::<(NodeId, NodeSpace), { layout::MAX_NODES }>::new(NO_SPACE);
-    for node in topology.nodes().filter(|&node| topology.memory_node_for(node) == node) {
+    for node in topology.nodes().filter(|&node| memory::pools().pool(node).is_some()) {
         let shared = spaces.first().map(|(_, space)| space.replica);
         let replica = match shared {
             Some(replica) if !machine.options.text_replication => Ok(replica),
@@ -236,7 +222,7 @@ pub fn address_space(pools: Pools, window: BootWindow) -> ! {
             paging::build_node_space(
                 &mut || memory::alloc_page(node).ok(),
                 &mut || memory::alloc_page(table_node).ok(),
-                &mut topology.nodes().map(memory::pool_of).filter(|pool| !pool.is_empty()),
+                &mut machine.pools.extents().iter().map(|extent| extent.range),
                 replica,
                 &BootFrames(&window),
                 &devices(machine),
@@ -248,9 +234,8 @@ pub fn address_space(pools: Pools, window: BootWindow) -> ! {
         }
     }
     let boot_root = cpu_spaces(machine, &spaces);
-    cpu_start::prepare_trampoline(&window, boot_root);
-    drop(window);
-    cpu_start::enter_kernel_space(boot_root, super::on_kernel_space)
+    trampoline::prepare(&window, boot_root);
+    cpu_start::enter_kernel_space(window, boot_root, super::on_kernel_space)
 }
 
 const NO_SPACE: (NodeId, NodeSpace) = (
@@ -283,12 +268,12 @@ fn replicate(node: NodeId) -> Result<Replica, tables::TableError> {
 /// Builds the spaces of all CPUs; returns the boot processor's root.
 fn cpu_spaces(machine: &Machine, spaces: &[(NodeId, NodeSpace)]) -> PhysAddr {
     let topology = machine.topology;
-    let first = topology.memory_node_for(NodeId::new(0));
+    let first = memory::home_of(NodeId::new(0));
     let mut page = NodePage::new(topology.nr_cpus() as u32);
     let mut boot_root = PhysAddr::ZERO;
     for (number, described) in topology.cpus().iter().enumerate() {
         let id = CpuId::new(number as u16);
-        let node = topology.memory_node_for(described.node);
+        let node = memory::home_of(described.node);
         let Some((_, space)) = spaces.iter().find(|(n, _)| *n == node) else {
             fatal(format_args!("cpu {id}: node {node} has no address space"))
         };
@@ -319,7 +304,7 @@ fn cpu_spaces(machine: &Machine, spaces: &[(NodeId, NodeSpace)]) -> PhysAddr {
     }
     for (node, space) in spaces {
         page.node = u32::from(node.get());
-        paging::write_node_page(space, &page);
+        paging::write_node_page(*node, space, &page);
     }
     boot_root
 }
@@ -338,7 +323,7 @@ pub fn boot_processor() -> BootProcessor {
 }
 
 /// Measures the clocks.
-pub fn clocks(_: &BootProcessor) {
+pub fn clocks(_: BootProcessor) -> Clocks {
     let machine = machine::get();
     match clock::calibrate(machine.pm_timer) {
         Some(rates) => println!(
@@ -350,4 +335,54 @@ pub fn clocks(_: &BootProcessor) {
         None => fatal(format_args!("no reference clock to calibrate the timers with")),
     }
     ioapic::init(&machine.io_apics);
+    Clocks(())
+}
+
+/// Delays and timers work.
+pub struct Clocks(());
+
+/// All CPUs that answer are up.
+pub struct AllUp {
+    /// CPUs of the topology that are not.
+    pub missing: FixedVec<CpuId, { layout::MAX_CPUS }>,
+}
+
+/// Starts the other CPUs, one after the other, each on memory of its own node.
+pub fn application_processors(_: Clocks) -> AllUp {
+    let machine = machine::get();
+    let mut all = AllUp { missing: FixedVec::new(CpuId::new(0)) };
+    super::placement::observe();
+    paging::announce(CpuId::new(0), cpu_start::block_address(CpuId::new(0)));
+    let limit = machine.options.max_cpus.map_or(usize::MAX, |n| n as usize);
+    let others = || machine.topology.cpus().iter().enumerate().skip(1);
+    for (_, described) in others().take_while(|(n, _)| *n < limit) {
+        cpu_start::reset(described.apic);
+    }
+    clock::delay_us(10_000);
+    for (number, described) in others() {
+        let id = CpuId::new(number as u16);
+        if number < limit && cpu_start::start(id, described.apic) {
+            paging::announce(id, cpu_start::block_address(id));
+            continue;
+        }
+        if number < limit {
+            println!("cpu {id} (APIC id {}) does not answer; left out", described.apic);
+        }
+        let _ = all.missing.push(id);
+    }
+    all
+}
+
+/// Start-up of a CPU that is not the boot processor: what [`boot_processor`] does, for itself.
+pub fn application_processor() {
+    regs::init();
+    cpu_start::load_tables();
+    apic::init();
+    let this = cpu::this();
+    if apic::id() != this.identity.apic_id {
+        // Not the CPU that was asked: leave the one that was to be reported as missing.
+        crate::arch::x86_64::cpu_ops::halt();
+    }
+    super::placement::observe();
+    this.shared.up.store(true, core::sync::atomic::Ordering::Release);
 }

@@ -4,20 +4,20 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kcore::layout::{self, PAGE_SIZE, cpu_local};
-use kcore::types::{ApicId, CpuId, PhysAddr, PhysRange};
+use kcore::types::{ApicId, CpuId, PhysAddr};
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::lidt;
 use x86_64::structures::DescriptorTablePointer;
 
 use super::bootmem::BootWindow;
 use super::paging::CpuSpace;
-use super::{gdt, idt, regs};
+use super::{apic, clock, cpu_ops, gdt, idt, trampoline};
+use crate::cpu::{CpuBlock, Shared};
 
-/// Low pages that starting the other CPUs needs: code, and three page tables.
-pub const TRAMPOLINE_PAGES: PhysRange = PhysRange {
-    start: layout::TRAMPOLINE,
-    end: PhysAddr::new(layout::TRAMPOLINE.as_u64() + 4 * PAGE_SIZE),
-};
+/// How long a CPU has to answer the first start-up interrupt, and the second. Emulated CPUs share few
+/// real ones, so a working one can be slow.
+const FIRST_PATIENCE_US: u64 = 50_000;
+const PATIENCE_US: u64 = 500_000;
 
 /// Root tables of the CPUs; 0 for one that has none.
 static ROOTS: [AtomicU64; layout::MAX_CPUS] = [const { AtomicU64::new(0) }; layout::MAX_CPUS];
@@ -60,8 +60,8 @@ pub fn remember(cpu: CpuId, space: CpuSpace) {
     BLOCKS[cpu.index()].store(space.block.as_u64(), Ordering::Relaxed);
 }
 
-/// Enters the kernel address space on the boot processor's own stack.
-pub fn enter_kernel_space(root: PhysAddr, then: extern "C" fn() -> !) -> ! {
+/// Enters the kernel address space on the boot processor's own stack. The boot window ends here.
+pub fn enter_kernel_space(_: BootWindow, root: PhysAddr, then: extern "C" fn() -> !) -> ! {
     let stack = layout::CPU_LOCAL.as_u64() + cpu_local::KERNEL_STACK_TOP;
     // SAFETY: the new tables map the kernel image like the old ones (`build_node_space`), the stack is
     // mapped and unused, and `then` never returns.
@@ -91,7 +91,56 @@ pub fn load_tables() {
     }
 }
 
-/// Writes the start code and its page tables into low memory.
-pub fn prepare_trampoline(_window: &BootWindow, _boot_root: PhysAddr) {
-    let _ = regs::cr3();
+/// Starts a CPU and waits until it is up. `false` if it has no address space or does not answer in time.
+///
+/// The caller has sent it an INIT and waited 10 ms (SDM 3A 9.4.4.1).
+pub fn start(cpu: CpuId, apic_id: ApicId) -> bool {
+    let root = ROOTS[cpu.index()].load(Ordering::Relaxed);
+    if root == 0 {
+        return false;
+    }
+    trampoline::expect(apic_id, PhysAddr::new(root));
+    apic::send_startup(trampoline::START_PAGE, apic_id);
+    let mut up = wait_for(cpu, FIRST_PATIENCE_US);
+    if !up {
+        // A processor that missed the first one takes the second; one that is starting ignores it.
+        apic::send_startup(trampoline::START_PAGE, apic_id);
+        up = wait_for(cpu, PATIENCE_US);
+    }
+    trampoline::give_up();
+    if !up {
+        apic::send_init(apic_id);
+    }
+    up
+}
+
+/// Resets a CPU so that it waits for [`start`].
+pub fn reset(apic_id: ApicId) {
+    apic::send_init(apic_id);
+}
+
+fn wait_for(cpu: CpuId, us: u64) -> bool {
+    let Some(up) = block_of(cpu).map(|block| &block.up) else { return false };
+    let start = cpu_ops::rdtsc();
+    while !up.load(Ordering::Acquire) {
+        if clock::tsc_to_us(cpu_ops::rdtsc().wrapping_sub(start)) > us {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+    true
+}
+
+/// The shared part of the block of a CPU that need not be up.
+pub fn block_of(cpu: CpuId) -> Option<&'static Shared> {
+    let phys = BLOCKS[cpu.index()].load(Ordering::Relaxed);
+    let block = PhysAddr::new(phys).window().as_u64() as *const CpuBlock;
+    // SAFETY: blocks of CPUs with an address space are initialized and never freed; only the `Sync` part
+    // is referred to.
+    (phys != 0).then(|| unsafe { &(*block).shared })
+}
+
+/// Physical address of a CPU's block; zero for a CPU without an address space.
+pub fn block_address(cpu: CpuId) -> PhysAddr {
+    PhysAddr::new(BLOCKS[cpu.index()].load(Ordering::Relaxed))
 }

@@ -17,5 +17,6 @@ pub mod regs;
 pub mod selftest;
 pub mod serial;
 pub mod tables;
+pub mod trampoline;
 pub mod traps;
 pub mod vectors;

@@ -9,10 +9,10 @@
 //! Invariants: no page is writable and executable; only the stub page and the user word are reachable
 //! from user level; everything is global; nothing but pool memory is in the windows.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kcore::layout::{self, PAGE_SIZE, cpu_local};
-use kcore::types::{PhysAddr, PhysRange, VirtAddr};
+use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange, VirtAddr};
 
 use super::tables::{Flags, Level, TableError, Tables};
 use super::{gdt, idt, image, ioapic};
@@ -206,22 +206,36 @@ pub fn build_cpu_space(
     Ok(CpuSpace { root: space.root(), block })
 }
 
+/// Physical addresses of the copies of the CPU table.
+static NODE_PAGES: [AtomicU64; layout::MAX_NODES] =
+    [const { AtomicU64::new(0) }; layout::MAX_NODES];
+
 /// Writes a node's copy of the CPU table.
-pub fn write_node_page(node: &NodeSpace, page: &NodePage) {
+pub fn write_node_page(node: NodeId, space: &NodeSpace, page: &NodePage) {
+    NODE_PAGES[node.index()].store(space.node_page.as_u64(), Ordering::Relaxed);
     // SAFETY: the page belongs to the node space; CPUs read single words of it, and the words that change
     // while others run change from 0 to their final value or back.
-    unsafe { window(node.node_page).cast::<NodePage>().copy_from(page, 1) };
+    unsafe { window(space.node_page).cast::<NodePage>().copy_from(page, 1) };
+}
+
+/// Enters a CPU that is up into every node's copy of the CPU table.
+pub fn announce(cpu: CpuId, block: PhysAddr) {
+    for page in &NODE_PAGES {
+        let phys = page.load(Ordering::Relaxed);
+        if phys != 0 {
+            let table = window(PhysAddr::new(phys)).cast::<NodePage>();
+            // SAFETY: a node's copy of the table, in its pool; one aligned word that other CPUs read is
+            // changed once, from 0 to its final value.
+            unsafe {
+                (&raw mut (*table).blocks[cpu.index()]).write_volatile(block.window().as_u64());
+            }
+        }
+    }
 }
 
 /// Pool memory as the kernel sees it.
 pub fn window(phys: PhysAddr) -> *mut u8 {
     phys.window().as_u64() as *mut u8
-}
-
-/// Fills pool memory with zeros.
-pub fn zero(phys: PhysAddr, bytes: u64) {
-    // SAFETY: fresh memory of a pool, mapped at its window; nobody else knows it.
-    unsafe { window(phys).write_bytes(0, bytes as usize) };
 }
 
 /// Copies a page-aligned part of the running image to pool memory.

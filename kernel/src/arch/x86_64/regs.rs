@@ -12,7 +12,6 @@ const PAT_VALUE: u64 = 0x0007_0106_0007_0106;
 
 /// What the processor can do, of the things the kernel decides by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the field names are the processor manual's")]
 pub struct Features {
     pub smep: bool,
     pub smap: bool,

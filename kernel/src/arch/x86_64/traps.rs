@@ -14,7 +14,6 @@ use crate::cpu;
 /// Registers of the interrupted code, as the stubs push them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "register names")]
 pub struct TrapFrame {
     pub r15: u64,
     pub r14: u64,
