@@ -32,7 +32,7 @@ pub fn run(handoff: &Handoff, window: BootWindow) -> ! {
     stages::address_space(pools, window)
 }
 
-/// Boot is over: the record is printed, application processors may leave [`stay`].
+/// Boot is over: the record is printed.
 static DONE: AtomicBool = AtomicBool::new(false);
 
 /// Second half, on the kernel address space and the boot processor's own stack.
@@ -67,9 +67,6 @@ fn finish(all: &stages::AllUp) {
 /// All of a CPU's start-up that is not the boot processor.
 pub fn on_application_processor() -> ! {
     stages::application_processor();
-    while !DONE.load(Ordering::Acquire) {
-        core::hint::spin_loop();
-    }
     provoke_panic();
     crate::start()
 }
@@ -78,6 +75,9 @@ pub fn on_application_processor() -> ! {
 fn provoke_panic() {
     let me = u32::from(cpu::this().identity.id.get());
     if machine::get().options.panic_cpu == Some(me) {
+        while !DONE.load(Ordering::Acquire) {
+            core::hint::spin_loop();
+        }
         panic!("provoked by panic=cpu{me}");
     }
 }

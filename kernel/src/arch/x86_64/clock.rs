@@ -1,8 +1,8 @@
 //! Calibration: how fast the time-stamp counter and the APIC timer run.
 //!
 //! The reference is the ACPI power-management timer (3.579545 MHz, in every machine since ACPI 1.0) or,
-//! where the tables name none, channel 2 of the 8254. One window measures both clocks, so their ratio is
-//! as exact as their reading.
+//! where the tables name none, channel 2 of the 8254. All three are read together at both ends of one
+//! window.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,7 +17,9 @@ const PIT_HZ: u64 = 1_193_182;
 /// Length of the measurement.
 const WINDOW_US: u64 = 10_000;
 /// How often to look at a reference clock that does not move before it is given up.
-const PATIENCE: u32 = 20_000_000;
+const PATIENCE: u32 = 5_000_000;
+/// Readings of which the sharpest counts.
+const READINGS: u32 = 8;
 
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 static APIC_TIMER_HZ: AtomicU64 = AtomicU64::new(0);
@@ -61,78 +63,120 @@ pub struct Rates {
 /// Measures both clocks against the ACPI timer at I/O port `pm_timer`, or the 8254. The local APIC must
 /// be on and its timer interrupt masked by RFLAGS.IF. `None`: no reference clock runs.
 pub fn calibrate(pm_timer: Option<u16>) -> Option<Rates> {
-    let by_pm = pm_timer.and_then(|port| measure_pm(port).map(|(t, a)| (t, a, "ACPI timer")));
-    let (tsc_hz, apic_hz, reference) =
-        by_pm.or_else(|| measure_pit().map(|(t, a)| (t, a, "8254")))?;
-    TSC_HZ.store(tsc_hz, Ordering::Relaxed);
-    APIC_TIMER_HZ.store(apic_hz, Ordering::Relaxed);
-    Some(Rates { tsc_hz, apic_hz, reference })
+    let acpi = pm_timer.map(Reference::AcpiTimer);
+    let rates = acpi.and_then(|clock| clock.measure()).or_else(|| Reference::Pit.measure())?;
+    TSC_HZ.store(rates.tsc_hz, Ordering::Relaxed);
+    APIC_TIMER_HZ.store(rates.apic_hz, Ordering::Relaxed);
+    Some(rates)
 }
 
-struct Sample {
+/// A clock of known frequency.
+#[derive(Clone, Copy)]
+enum Reference {
+    /// Counts up modulo 2^24 (some modulo 2^32).
+    AcpiTimer(u16),
+    /// Channel 2, counting down modulo 2^16.
+    Pit,
+}
+
+/// All three clocks at one moment.
+#[derive(Clone, Copy)]
+struct Snapshot {
+    reference: u32,
     tsc: u64,
     apic: u32,
+    /// Ticks of the time-stamp counter that taking it lasted.
+    blur: u64,
 }
 
-impl Sample {
-    fn start() -> Self {
-        apic::arm_timer(u32::MAX);
-        Sample { tsc: cpu_ops::rdtsc(), apic: apic::timer_left() }
-    }
-
-    /// Rates if `ticks` of a clock of `hz` passed since the sample was taken.
-    fn rates(&self, ticks: u64, hz: u64) -> Option<(u64, u64)> {
-        let apic = u64::from(self.apic.wrapping_sub(apic::timer_left()));
-        let tsc = cpu_ops::rdtsc().wrapping_sub(self.tsc);
-        apic::arm_timer(0);
-        let per_second =
-            |n: u64| (u128::from(n) * u128::from(hz) / u128::from(ticks.max(1))) as u64;
-        (tsc > 0 && apic > 0).then(|| (per_second(tsc), per_second(apic)))
-    }
-}
-
-/// The ACPI timer counts up, modulo 2^24 at least.
-fn measure_pm(port: u16) -> Option<(u64, u64)> {
-    const MASK: u32 = 0x00ff_ffff;
-    let mut timer = PortReadOnly::<u32>::new(port);
-    // SAFETY: reading the counter has no effect.
-    let mut read = || unsafe { timer.read() } & MASK;
-    let window = (PM_TIMER_HZ * WINDOW_US / 1_000_000) as u32;
-    // Begin at an edge.
-    let before = read();
-    let first = wait(|| Some(read()).filter(|&now| now != before))?;
-    let sample = Sample::start();
-    let passed = wait(|| Some(read().wrapping_sub(first) & MASK).filter(|&n| n >= window))?;
-    sample.rates(u64::from(passed), PM_TIMER_HZ)
-}
-
-/// Channel 2 in mode 0 counts down once; its output shows in bit 5 of port 0x61.
-fn measure_pit() -> Option<(u64, u64)> {
-    const COUNT: u16 = (PIT_HZ * WINDOW_US / 1_000_000) as u16;
-    const OUTPUT: u8 = 1 << 5;
-    let mut control = Port::<u8>::new(0x61);
-    let mut command = Port::<u8>::new(0x43);
-    let mut counter = Port::<u8>::new(0x42);
-    // SAFETY: the speaker's counter and its gate; nobody else uses them, the speaker stays off.
-    unsafe {
-        let gate = control.read() & !0b11;
-        control.write(gate | 1);
-        command.write(0b1011_0000);
-        counter.write(COUNT as u8);
-        counter.write((COUNT >> 8) as u8);
-    }
-    let sample = Sample::start();
-    // SAFETY: reading the port has no effect.
-    wait(|| (unsafe { control.read() } & OUTPUT != 0).then_some(()))?;
-    sample.rates(u64::from(COUNT), PIT_HZ)
-}
-
-fn wait<T>(mut done: impl FnMut() -> Option<T>) -> Option<T> {
-    for _ in 0..PATIENCE {
-        if let Some(value) = done() {
-            return Some(value);
+impl Reference {
+    const fn hz(self) -> u64 {
+        match self {
+            Reference::AcpiTimer(_) => PM_TIMER_HZ,
+            Reference::Pit => PIT_HZ,
         }
-        core::hint::spin_loop();
     }
-    None
+
+    const fn mask(self) -> u32 {
+        match self {
+            Reference::AcpiTimer(_) => 0x00ff_ffff,
+            Reference::Pit => 0xffff,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Reference::AcpiTimer(_) => "ACPI timer",
+            Reference::Pit => "8254",
+        }
+    }
+
+    /// Makes the clock run.
+    fn start(self) {
+        if matches!(self, Reference::Pit) {
+            let mut control = Port::<u8>::new(0x61);
+            let mut command = Port::<u8>::new(0x43);
+            let mut counter = Port::<u8>::new(0x42);
+            // SAFETY: the speaker's counter (mode 2, full period) and its gate; nobody else uses them and
+            // the speaker stays off.
+            unsafe {
+                let gate = control.read() & !0b11;
+                control.write(gate | 1);
+                command.write(0b1011_0100);
+                counter.write(0);
+                counter.write(0);
+            }
+        }
+    }
+
+    /// Ticks since some moment, modulo `mask + 1`.
+    fn read(self) -> u32 {
+        let ticks = match self {
+            // SAFETY: reading the counter has no effect.
+            Reference::AcpiTimer(port) => unsafe { PortReadOnly::<u32>::new(port).read() },
+            Reference::Pit => {
+                let mut counter = Port::<u8>::new(0x42);
+                // SAFETY: latches and reads the counter.
+                let left = unsafe {
+                    Port::<u8>::new(0x43).write(0b1000_0000);
+                    u32::from(counter.read()) | u32::from(counter.read()) << 8
+                };
+                0u32.wrapping_sub(left)
+            }
+        };
+        ticks & self.mask()
+    }
+
+    /// The sharpest of some readings: an emulated or virtual CPU can lose its processor in the middle.
+    fn snapshot(self) -> Snapshot {
+        let take = || {
+            let before = cpu_ops::rdtsc();
+            let (reference, apic) = (self.read(), apic::timer_left());
+            let blur = cpu_ops::rdtsc().wrapping_sub(before);
+            Snapshot { reference, tsc: before.wrapping_add(blur / 2), apic, blur }
+        };
+        let first = take();
+        (1..READINGS)
+            .map(|_| take())
+            .fold(first, |best, s| if s.blur < best.blur { s } else { best })
+    }
+
+    fn measure(self) -> Option<Rates> {
+        self.start();
+        apic::arm_timer(u32::MAX);
+        let start = self.snapshot();
+        let window = (self.hz() * WINDOW_US / 1_000_000) as u32;
+        let passed = |now: u32| now.wrapping_sub(start.reference) & self.mask();
+        if !(0..PATIENCE).any(|_| passed(self.read()) >= window) {
+            return None;
+        }
+        let end = self.snapshot();
+        apic::arm_timer(0);
+        let ticks = u128::from(passed(end.reference));
+        let per_second = |n: u64| (u128::from(n) * u128::from(self.hz()) / ticks.max(1)) as u64;
+        let tsc_hz = per_second(end.tsc.wrapping_sub(start.tsc));
+        let apic_hz = per_second(u64::from(start.apic.wrapping_sub(end.apic)));
+        let reference = self.name();
+        (tsc_hz > 0 && apic_hz > 0).then_some(Rates { tsc_hz, apic_hz, reference })
+    }
 }
