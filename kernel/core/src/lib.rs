@@ -8,6 +8,7 @@
 pub mod fixed;
 pub mod layout;
 pub mod options;
+pub mod paging;
 pub mod pool;
 #[cfg(test)]
 mod testing;
