@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use kcore::layout::{self, cpu_local};
 use kcore::types::{ApicId, CpuId, NodeId, PhysAddr};
 
+use crate::arch::x86_64::selftest::Probe;
 use crate::boot::placement::Observed;
 
 /// Cache lines that assembly uses; the entry code asserts the offsets.
@@ -62,6 +63,8 @@ pub struct Local {
     pub timer_interrupts: Cell<u64>,
     /// Requests and shootdowns taken in kernel mode.
     pub other_interrupts: Cell<u64>,
+    /// What a self-test expects to fault, and how it did.
+    pub probe: Probe,
 }
 
 /// State that other CPUs may touch.
@@ -86,7 +89,11 @@ impl CpuBlock {
         CpuBlock {
             hot: Hot { words: [const { Cell::new(0) }; 32] },
             identity,
-            local: Local { timer_interrupts: Cell::new(0), other_interrupts: Cell::new(0) },
+            local: Local {
+                timer_interrupts: Cell::new(0),
+                other_interrupts: Cell::new(0),
+                probe: Probe::idle(),
+            },
             shared: Shared { up: AtomicBool::new(false), placement: Observed::new() },
         }
     }

@@ -14,7 +14,7 @@ use super::acpi::Firmware;
 use super::fatal;
 use super::handoff::{Handoff, MemoryKind};
 use crate::arch::x86_64::bootmem::BootWindow;
-use crate::arch::x86_64::paging::{self, Devices, ImageFrames, NodeSpace, Replica};
+use crate::arch::x86_64::paging::{self, Devices, ImageFrames, NodeSpace, NodeSpaces, Replica};
 use crate::arch::x86_64::regs::Features;
 use crate::arch::x86_64::{apic, clock, cpu_start, image, ioapic, regs, tables, trampoline};
 use crate::cpu::{self, Identity, NodePage};
@@ -210,7 +210,7 @@ pub fn address_space(pools: Pools, window: BootWindow) -> ! {
     let machine = pools.machine;
     let topology = machine.topology;
     let first = memory::home_of(NodeId::new(0));
-    let mut spaces = FixedVec::<(NodeId, NodeSpace), { layout::MAX_NODES }>::new(NO_SPACE);
+    let mut spaces = NodeSpaces::new(NO_SPACE);
     for node in topology.nodes().filter(|&node| memory::pools().pool(node).is_some()) {
         let shared = spaces.first().map(|(_, space)| space.replica);
         let replica = match shared {
@@ -234,6 +234,7 @@ pub fn address_space(pools: Pools, window: BootWindow) -> ! {
         }
     }
     let boot_root = cpu_spaces(machine, &spaces);
+    paging::keep_node_spaces(spaces);
     trampoline::prepare(&window, boot_root);
     cpu_start::enter_kernel_space(window, boot_root, super::on_kernel_space)
 }
@@ -245,6 +246,7 @@ const NO_SPACE: (NodeId, NodeSpace) = (
         node_page: PhysAddr::ZERO,
         no_ports: PhysAddr::ZERO,
         zero_page: PhysAddr::ZERO,
+        stubs: PhysAddr::ZERO,
         replica: Replica { text: PhysAddr::ZERO, rodata: PhysAddr::ZERO },
     },
 );

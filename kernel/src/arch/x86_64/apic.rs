@@ -183,6 +183,13 @@ pub fn stop_others() {
     wait_until_sent();
 }
 
+/// Sends an NMI to this CPU, by its id: the self shorthand is for ordinary interrupts only.
+pub fn send_nmi_to_self() {
+    // SAFETY: the NMI handler is there; used by self-tests, which expect it.
+    unsafe { handle().send_nmi(destination(id())) };
+    wait_until_sent();
+}
+
 /// In xAPIC mode a second command may not be written before the first is accepted.
 #[inline]
 fn wait_until_sent() {

@@ -1,7 +1,7 @@
 //! Segments and the task state of one CPU.
 //!
 //! Selectors are laid out for SYSCALL and SYSRET: kernel code, kernel data, user data, user code (SDM 3A
-//! 5.8.8). The task state ends its page, so the two pages of the I/O bitmap window follow it directly and
+//! 5.8.8); the user's are the ones existing programs know (reference 7.1). The task state ends its page, so the two pages of the I/O bitmap window follow it directly and
 //! the terminator byte follows those (SDM 1 19.5.2); what is mapped in the window is the running space's
 //! bitmap, or a page of ones per node that denies every port.
 
@@ -21,16 +21,16 @@ pub const KERNEL_CODE: u16 = 0x08;
 /// Kernel data segment.
 pub const KERNEL_DATA: u16 = 0x10;
 /// User data segment, with the privilege bits.
-pub const USER_DATA: u16 = 0x18 | 3;
+pub const USER_DATA: u16 = 0x20 | 3;
 /// User code segment, with the privilege bits.
-pub const USER_CODE: u16 = 0x20 | 3;
+pub const USER_CODE: u16 = 0x28 | 3;
 /// Task state segment (two entries).
-pub const TASK_STATE: u16 = 0x28;
+pub const TASK_STATE: u16 = 0x30;
 /// What the top half of the STAR register holds for SYSRET: code is 16 above, data 8 above.
-pub const SYSRET_BASE: u16 = 0x10 | 3;
+pub const SYSRET_BASE: u16 = 0x18 | 3;
 
 /// Entries of the table.
-const ENTRIES: usize = 7;
+const ENTRIES: usize = 8;
 /// What ends an I/O bitmap.
 const TERMINATOR: u8 = 0xff;
 
@@ -85,6 +85,7 @@ fn entries() -> [u64; ENTRIES] {
         0,
         DescriptorFlags::KERNEL_CODE64.bits(),
         segment(Descriptor::kernel_data_segment()),
+        0, // SYSRET's base; 32-bit code would be here
         segment(Descriptor::user_data_segment()),
         segment(Descriptor::user_code_segment()),
         tss_low,
@@ -111,6 +112,8 @@ pub unsafe fn write_tables(tss_page: *mut u8, gdt_page: *mut u8) {
 const _: () = assert!(
     cpu_local::GDT - cpu_local::GDT_PAGE + 8 * ENTRIES as u64 <= kcore::layout::PAGE_SIZE
         && size_of::<TaskStateSegment>() as u64 == cpu_local::TSS_SIZE
+        && USER_DATA == SYSRET_BASE + 8
+        && USER_CODE == SYSRET_BASE + 16
 );
 
 /// Loads this CPU's tables and segments. GS points at the user word for ever; there is no `swapgs`.

@@ -11,8 +11,10 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use kcore::fixed::FixedVec;
 use kcore::layout::{self, PAGE_SIZE, cpu_local};
 use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange, VirtAddr};
+use spin::Once;
 
 use super::tables::{Flags, Level, TableError, Tables};
 use super::{gdt, idt, image, ioapic};
@@ -56,6 +58,8 @@ pub struct NodeSpace {
     pub no_ports: PhysAddr,
     /// What every absent thread control block shows.
     pub zero_page: PhysAddr,
+    /// The node's page of system call stubs.
+    pub stubs: PhysAddr,
     /// The node's replica of the kernel.
     pub replica: Replica,
 }
@@ -68,10 +72,9 @@ pub struct Devices<'a> {
     pub io_apics: &'a [ioapic::IoApicInfo],
 }
 
-const KERNEL_RW: Flags =
-    Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE).union(Flags::GLOBAL);
-const KERNEL_R: Flags = Flags::PRESENT.union(Flags::NO_EXECUTE).union(Flags::GLOBAL);
-const KERNEL_RX: Flags = Flags::PRESENT.union(Flags::GLOBAL);
+const KERNEL_RX: Flags = Flags::PRESENT.union(Flags::GLOBAL).union(Flags::ACCESSED);
+const KERNEL_R: Flags = KERNEL_RX.union(Flags::NO_EXECUTE);
+const KERNEL_RW: Flags = KERNEL_R.union(Flags::WRITABLE).union(Flags::DIRTY);
 const USER_R: Flags = KERNEL_R.union(Flags::USER);
 const USER_RX: Flags = KERNEL_RX.union(Flags::USER);
 const DEVICE: Flags = KERNEL_RW.union(Flags::NO_CACHE).union(Flags::WRITE_THROUGH);
@@ -122,7 +125,7 @@ pub fn build_node_space(
         // A stub page without stubs: every byte is `int3` until the system call stubs are copied in.
         window(stubs).write_bytes(0xcc, PAGE_SIZE as usize);
     }
-    Ok(NodeSpace { root: space.root(), node_page, no_ports, zero_page, replica })
+    Ok(NodeSpace { root: space.root(), node_page, no_ports, zero_page, stubs, replica })
 }
 
 fn map_image(
@@ -209,6 +212,21 @@ pub fn build_cpu_space(
 /// Physical addresses of the copies of the CPU table.
 static NODE_PAGES: [AtomicU64; layout::MAX_NODES] =
     [const { AtomicU64::new(0) }; layout::MAX_NODES];
+
+/// A node and its space.
+pub type NodeSpaces = FixedVec<(NodeId, NodeSpace), { layout::MAX_NODES }>;
+
+static NODE_SPACES: Once<NodeSpaces> = Once::new();
+
+/// Keeps the node spaces for what changes in them later: the array of thread control blocks.
+pub fn keep_node_spaces(spaces: NodeSpaces) {
+    NODE_SPACES.call_once(|| spaces);
+}
+
+/// The spaces of all nodes that have one, ascending.
+pub fn node_spaces() -> &'static [(NodeId, NodeSpace)] {
+    NODE_SPACES.get().map_or(&[], |spaces| spaces)
+}
 
 /// Writes a node's copy of the CPU table.
 pub fn write_node_page(node: NodeId, space: &NodeSpace, page: &NodePage) {

@@ -1,11 +1,193 @@
-//! Traps that kernel self-tests provoke on purpose.
+//! Traps that kernel self-tests provoke on purpose: an access that is expected to fault resumes behind the
+//! faulting instruction and tells what happened.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::arch::asm;
+use core::cell::Cell;
 
-static EXPECTED_BREAKPOINTS: AtomicU32 = AtomicU32::new(0);
+use kcore::types::{PhysAddr, VirtAddr};
 
-/// A breakpoint in kernel mode is a test's: counts it off.
-pub fn breakpoint_expected() -> bool {
-    let counted_off = |left: u32| left.checked_sub(1);
-    EXPECTED_BREAKPOINTS.try_update(Ordering::Relaxed, Ordering::Relaxed, counted_off).is_ok()
+use super::traps::TrapFrame;
+use super::{cpu_ops, regs, tables, vectors};
+use crate::{cpu, memory};
+
+/// What this CPU expects, in its block.
+pub struct Probe {
+    /// Where to go on after the trap; 0 while none is expected.
+    resume: Cell<u64>,
+    vector: Cell<u64>,
+    error: Cell<u64>,
+    address: Cell<u64>,
+}
+
+impl Probe {
+    /// Nothing is expected.
+    pub const fn idle() -> Self {
+        Probe {
+            resume: Cell::new(0),
+            vector: Cell::new(NO_TRAP),
+            error: Cell::new(0),
+            address: Cell::new(0),
+        }
+    }
+}
+
+const NO_TRAP: u64 = u64::MAX;
+
+/// A trap that was provoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Provoked {
+    /// Its vector.
+    pub vector: u8,
+    /// Its error code.
+    pub error: u64,
+    /// CR2 for a page fault, else 0.
+    pub address: u64,
+}
+
+/// Goes on behind an expected trap; false if none is expected.
+pub fn resume(frame: &mut TrapFrame) -> bool {
+    if !cpu::local_window_live() {
+        return false;
+    }
+    let probe = &cpu::this().local.probe;
+    let resume = probe.resume.replace(0);
+    if resume == 0 {
+        return false;
+    }
+    let page_fault = frame.vector as u8 == vectors::PAGE_FAULT;
+    probe.vector.set(frame.vector);
+    probe.error.set(frame.error);
+    probe.address.set(if page_fault { regs::cr2() } else { 0 });
+    frame.rip = resume;
+    true
+}
+
+fn outcome() -> Option<Provoked> {
+    let probe = &cpu::this().local.probe;
+    probe.resume.set(0);
+    let vector = probe.vector.replace(NO_TRAP);
+    (vector != NO_TRAP).then(|| Provoked {
+        vector: vector as u8,
+        error: probe.error.get(),
+        address: probe.address.get(),
+    })
+}
+
+macro_rules! provoke {
+    ($($code:literal),* ; $($operands:tt)*) => {{
+        let cell = cpu::this().local.probe.resume.as_ptr();
+        // SAFETY: the instruction faults, or does nothing that a test minds; after a fault execution goes
+        // on at label 2 with the stack pointer restored.
+        unsafe {
+            asm!(
+                "lea {t}, [rip + 2f]",
+                "mov [{cell}], {t}",
+                "mov {sp}, rsp",
+                $($code,)*
+                "2:",
+                "mov rsp, {sp}",
+                cell = in(reg) cell,
+                t = out(reg) _,
+                sp = out(reg) _,
+                $($operands)*
+            );
+        }
+        outcome()
+    }};
+}
+
+/// Reads a byte.
+pub fn read(at: u64) -> Option<Provoked> {
+    provoke!("mov {t:l}, [{at}]"; at = in(reg) at)
+}
+
+/// Writes back the byte that is there.
+pub fn write(at: u64) -> Option<Provoked> {
+    provoke!("lock add byte ptr [{at}], 0"; at = in(reg) at)
+}
+
+/// Calls code; what is there must return at once if it can be executed.
+pub fn execute(at: u64) -> Option<Provoked> {
+    provoke!("call {at}"; at = in(reg) at)
+}
+
+/// `int3`.
+pub fn breakpoint() -> Option<Provoked> {
+    provoke!("int3";)
+}
+
+/// An undefined instruction.
+pub fn undefined() -> Option<Provoked> {
+    provoke!("ud2";)
+}
+
+/// Sends an NMI to this CPU and waits for it a little.
+pub fn own_nmi() -> Option<Provoked> {
+    super::apic::send_nmi_to_self();
+    provoke!("3:", "pause", "dec {n}", "jnz 3b"; n = inout(reg) 10_000_000u64 => _)
+}
+
+/// Overflows the kernel stack: ends in a double fault on its own stack. For `panic=cpuN:stack`.
+pub fn overflow_stack(depth: u64) -> u64 {
+    let filler = core::hint::black_box([depth; 64]);
+    if filler[depth as usize & 63] == u64::MAX {
+        return 0;
+    }
+    overflow_stack(depth + 1) + core::hint::black_box(filler)[0]
+}
+
+/// Reads where nothing is mapped. For `panic=cpuN:fault`.
+pub fn wild_read() {
+    // SAFETY: faults.
+    let byte = unsafe { (0xffff_a000_dead_0000 as *const u8).read_volatile() };
+    core::hint::black_box(byte);
+}
+
+/// Interrupts on, wait for one, interrupts off.
+pub fn wait_for_interrupt() {
+    x86_64::instructions::interrupts::enable_and_hlt();
+    x86_64::instructions::interrupts::disable();
+}
+
+/// Lets interrupts in for at least `ticks` of the time-stamp counter.
+pub fn interruptible_for(ticks: u64, mut done: impl FnMut() -> bool) {
+    let start = cpu_ops::rdtsc();
+    x86_64::instructions::interrupts::enable();
+    while !done() && cpu_ops::rdtsc().wrapping_sub(start) < ticks {
+        core::hint::spin_loop();
+    }
+    x86_64::instructions::interrupts::disable();
+}
+
+/// Bytes of pool memory.
+pub fn pool_bytes(phys: PhysAddr, length: u64) -> Option<&'static [u8]> {
+    let whole = length > 0 && memory::is_pool(phys) && memory::is_pool(phys.offset(length - 1));
+    // SAFETY: pool memory is mapped at its window for ever; tests look at memory nobody writes meanwhile.
+    whole.then(|| unsafe {
+        core::slice::from_raw_parts(phys.window().as_u64() as *const u8, length as usize)
+    })
+}
+
+/// A word of pool memory that the test has allocated.
+pub fn pool_word(phys: PhysAddr) -> &'static core::sync::atomic::AtomicU64 {
+    // SAFETY: as above; aligned.
+    unsafe { &*(phys.page_base().window().as_u64() as *const core::sync::atomic::AtomicU64) }
+}
+
+/// A word of the TCB array, which is mapped everywhere.
+pub fn tcb_word(at: VirtAddr) -> u64 {
+    // SAFETY: every slot is always mapped.
+    unsafe { (at.as_u64() as *const u64).read_volatile() }
+}
+
+/// One leaf entry of the tables in use.
+pub struct Leaf {
+    /// First address.
+    pub virt: VirtAddr,
+    /// What is there.
+    pub phys: PhysAddr,
+    /// Bytes.
+    pub size: u64,
+    /// What all levels together allow.
+    pub flags: tables::Flags,
 }

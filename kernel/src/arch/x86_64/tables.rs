@@ -24,6 +24,10 @@ bitflags! {
         const WRITE_THROUGH = 1 << 3;
         /// Uncached.
         const NO_CACHE = 1 << 4;
+        /// Used. Set from the start, so that the processor never has to write the entry.
+        const ACCESSED = 1 << 5;
+        /// Written to.
+        const DIRTY = 1 << 6;
         /// A page although the level is not the lowest.
         const LARGE = 1 << 7;
         /// Kept in the translation look-aside buffer across root changes.
@@ -36,7 +40,8 @@ bitflags! {
 /// Physical address bits of an entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// What entries that lead to a table say: restrictions are in the leaves.
-const TABLE: Flags = Flags::PRESENT.union(Flags::WRITABLE).union(Flags::USER);
+const TABLE: Flags =
+    Flags::PRESENT.union(Flags::WRITABLE).union(Flags::USER).union(Flags::ACCESSED);
 
 /// Levels, by what an entry of theirs maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

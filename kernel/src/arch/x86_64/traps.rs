@@ -8,7 +8,7 @@
 use core::arch::global_asm;
 use core::fmt;
 
-use super::{apic, cpu_ops, vectors};
+use super::{apic, cpu_ops, selftest, vectors};
 use crate::cpu;
 
 /// Registers of the interrupted code, as the stubs push them.
@@ -19,14 +19,14 @@ pub struct TrapFrame {
     pub r14: u64,
     pub r13: u64,
     pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
     pub r11: u64,
     pub r10: u64,
     pub r9: u64,
     pub r8: u64,
     pub rdi: u64,
     pub rsi: u64,
-    pub rbp: u64,
-    pub rbx: u64,
     pub rdx: u64,
     pub rcx: u64,
     pub rax: u64,
@@ -64,14 +64,14 @@ global_asm!(
         push rax
         push rcx
         push rdx
-        push rbx
-        push rbp
         push rsi
         push rdi
         push r8
         push r9
         push r10
         push r11
+        push rbx
+        push rbp
         push r12
         push r13
         push r14
@@ -84,14 +84,14 @@ global_asm!(
         pop r14
         pop r13
         pop r12
+        pop rbp
+        pop rbx
         pop r11
         pop r10
         pop r9
         pop r8
         pop rdi
         pop rsi
-        pop rbp
-        pop rbx
         pop rdx
         pop rcx
         pop rax
@@ -114,20 +114,24 @@ pub fn stub(vector: u8) -> u64 {
 }
 
 extern "C" fn trap(frame: &mut TrapFrame) {
-    match frame.vector as u8 {
-        vectors::NMI => {
-            if crate::panic::in_progress() {
-                cpu_ops::halt();
-            }
-            crate::panic::trap(frame)
-        }
-        vectors::BREAKPOINT if super::selftest::breakpoint_expected() => {}
-        vectors::SPURIOUS => {}
-        vector @ vectors::FIRST_INTERRUPT.. if cpu::local_window_live() => {
+    let vector = frame.vector as u8;
+    if vector >= vectors::FIRST_INTERRUPT && cpu::local_window_live() {
+        if vector != vectors::SPURIOUS {
             crate::interrupt::in_kernel(vector);
             apic::end_of_interrupt();
         }
-        _ => crate::panic::trap(frame),
+        return;
+    }
+    exception(frame);
+}
+
+/// An exception in kernel mode: returns only if a self-test provoked it.
+pub fn exception(frame: &mut TrapFrame) {
+    if frame.vector as u8 == vectors::NMI && crate::panic::in_progress() {
+        cpu_ops::halt();
+    }
+    if !selftest::resume(frame) {
+        crate::panic::trap(frame);
     }
 }
 

@@ -6,6 +6,12 @@ pub const NMI: u8 = 2;
 pub const BREAKPOINT: u8 = 3;
 /// Double fault.
 pub const DOUBLE_FAULT: u8 = 8;
+/// General protection fault.
+pub const GENERAL_PROTECTION: u8 = 13;
+/// Page fault.
+pub const PAGE_FAULT: u8 = 14;
+/// Undefined instruction.
+pub const INVALID_OPCODE: u8 = 6;
 /// Machine check.
 pub const MACHINE_CHECK: u8 = 18;
 /// First vector that is not an exception.
