@@ -108,6 +108,11 @@ pub fn build(profile: Profile) -> Result<Programs> {
     Ok(programs)
 }
 
+/// The kernel among `programs`.
+pub fn kernel(programs: &Programs) -> Result<&Program> {
+    programs.get("kernel").context("there is no kernel among the guest packages")
+}
+
 fn bins(package: &Package) -> impl Iterator<Item = &Target> {
     package.targets.iter().filter(|target| target.kind.iter().any(|kind| kind == "bin"))
 }

@@ -42,6 +42,8 @@ fn dispatch(command: Task) -> anyhow::Result<u8> {
             Ok(0)
         }
         Task::Run(args) => run::command(&args),
+        Task::Image(args) => image::command(&args),
+        Task::Doctor(args) => doctor::command(args),
         other => anyhow::bail!("{other:?} is not there yet"),
     }
 }

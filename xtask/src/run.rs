@@ -106,7 +106,7 @@ pub fn command(args: &RunArgs) -> Result<u8> {
     doctor::ensure_emulator(args.boot == Boot::Uefi)?;
     let profile = if args.debug { Profile::Debug } else { Profile::Release };
     let programs = guest::build(profile)?;
-    let kernel = programs.get("kernel").context("there is no kernel among the guest packages")?;
+    let kernel = guest::kernel(&programs)?;
     let media = media(args, profile, &programs)?;
     let json = match &args.json {
         Some(path) => {
@@ -198,15 +198,18 @@ fn media(args: &RunArgs, profile: Profile, programs: &guest::Programs) -> Result
     };
     if args.boot == Boot::Direct {
         let archive = pack::pack(profile, programs, &options)?;
-        let kernel = programs["kernel"].stripped.clone();
+        let kernel = guest::kernel(programs)?.stripped.clone();
         return Ok(Media::Direct { kernel, archive, append: args.append.clone() });
     }
     options.command_line = Some(args.append.clone());
     let archive = pack::pack(profile, programs, &options)?;
-    Ok(if args.boot == Boot::Bios {
-        Media::Bios(image::make(Firmware::Bios, programs, &archive)?)
-    } else {
-        Media::Uefi(image::make(Firmware::Uefi, programs, &archive)?, qemu::firmware()?)
+    let (firmware, ending) =
+        if args.boot == Boot::Bios { (Firmware::Bios, "bios") } else { (Firmware::Uefi, "uefi") };
+    let disk = archive.with_extension(format!("{ending}.img"));
+    image::make(firmware, guest::kernel(programs)?, &archive, &disk)?;
+    Ok(match firmware {
+        Firmware::Bios => Media::Bios(disk),
+        Firmware::Uefi => Media::Uefi(disk, qemu::firmware()?),
     })
 }
 
