@@ -38,6 +38,13 @@ pub fn command(args: &ImageArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// Makes an image beside its archive.
+pub fn beside(firmware: Firmware, kernel: &Program, archive: &Path) -> Result<PathBuf> {
+    let disk = archive.with_extension(format!("{}.img", name(firmware)));
+    make(firmware, kernel, archive, &disk)?;
+    Ok(disk)
+}
+
 /// Makes an image of the kernel and the archive.
 pub fn make(firmware: Firmware, kernel: &Program, archive: &Path, output: &Path) -> Result<()> {
     let tool = build_tool()?;

@@ -1,6 +1,7 @@
 //! `cargo xtask`: the only door to Lokal. See `cargo xtask --help`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 mod console;
 mod doctor;
@@ -14,9 +15,12 @@ mod pack;
 mod paths;
 mod qemu;
 mod records;
+mod report;
 mod run;
 mod say;
+mod sim;
 mod symbols;
+mod test;
 
 use clap::Parser;
 use cli::{Cli, Task};
@@ -44,7 +48,11 @@ fn dispatch(command: Task) -> anyhow::Result<u8> {
         Task::Run(args) => run::command(&args),
         Task::Image(args) => image::command(&args),
         Task::Doctor(args) => doctor::command(args),
-        other => anyhow::bail!("{other:?} is not there yet"),
+        Task::Test(args) => test::command(&args),
+        Task::Bench(args) => bench::command(&args),
+        Task::Sim(args) => sim::command(&args),
+        Task::Report(args) => report::command(&args),
+        Task::Check => anyhow::bail!("not there yet"),
     }
 }
 

@@ -39,6 +39,14 @@ pub struct Options {
 /// Packs an archive and returns its path. An archive made without options is `boot.arc`; any other
 /// gets its checksum as a name, so that runs side by side do not overwrite each other's.
 pub fn pack(profile: Profile, programs: &Programs, options: &Options) -> Result<PathBuf> {
+    let path = pack_quietly(profile, programs, options)?;
+    let size = fs::metadata(&path)?.len().div_ceil(1024);
+    say::step("Packed", &format!("{} ({size} KiB)", paths::show(&path)));
+    Ok(path)
+}
+
+/// [`pack`] without a progress line.
+pub fn pack_quietly(profile: Profile, programs: &Programs, options: &Options) -> Result<PathBuf> {
     let default = paths::root().join("xtask/manifests/default.toml");
     let manifest = Manifest::load(options.manifest.as_deref().unwrap_or(&default))?;
     let parts = parts(&manifest, programs, options)?;
@@ -56,8 +64,6 @@ pub fn pack(profile: Profile, programs: &Programs, options: &Options) -> Result<
     let draft = path.with_extension(format!("{}.tmp", std::process::id()));
     fs::write(&draft, &bytes).with_context(|| format!("cannot write {}", draft.display()))?;
     fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
-    let size = bytes.len().div_ceil(1024);
-    say::step("Packed", &format!("{} ({} modules, {size} KiB)", paths::show(&path), parts.len()));
     Ok(path)
 }
 

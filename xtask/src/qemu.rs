@@ -88,13 +88,19 @@ fn disk(image: &Path) -> [String; 2] {
     ["-drive".into(), format!("format=raw,snapshot=on,file={}", image.display())]
 }
 
+/// CPU sockets: as the machine says, or one for each node with CPUs, or one for each CPU.
+pub fn sockets(machine: &Machine) -> u32 {
+    machine.sockets.unwrap_or_else(|| {
+        let cpus = machine.cpu_count();
+        let with_cpus = machine.nodes.iter().filter(|node| !node.cpus.is_empty()).count() as u32;
+        if cpus.is_multiple_of(with_cpus) { with_cpus } else { cpus }
+    })
+}
+
 /// Memory, CPUs, nodes and distances.
 pub fn machine_arguments(machine: &Machine) -> Vec<String> {
     let cpus = machine.cpu_count();
-    let sockets = machine.sockets.unwrap_or_else(|| {
-        let with_cpus = machine.nodes.iter().filter(|node| !node.cpus.is_empty()).count() as u32;
-        if cpus.is_multiple_of(with_cpus) { with_cpus } else { cpus }
-    });
+    let sockets = sockets(machine);
     let cores = cpus / sockets;
     let mut args = vec![
         "-m".to_string(),

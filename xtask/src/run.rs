@@ -203,13 +203,11 @@ fn media(args: &RunArgs, profile: Profile, programs: &guest::Programs) -> Result
     }
     options.command_line = Some(args.append.clone());
     let archive = pack::pack(profile, programs, &options)?;
-    let (firmware, ending) =
-        if args.boot == Boot::Bios { (Firmware::Bios, "bios") } else { (Firmware::Uefi, "uefi") };
-    let disk = archive.with_extension(format!("{ending}.img"));
-    image::make(firmware, guest::kernel(programs)?, &archive, &disk)?;
-    Ok(match firmware {
-        Firmware::Bios => Media::Bios(disk),
-        Firmware::Uefi => Media::Uefi(disk, qemu::firmware()?),
+    let kernel = guest::kernel(programs)?;
+    Ok(if args.boot == Boot::Bios {
+        Media::Bios(image::beside(Firmware::Bios, kernel, &archive)?)
+    } else {
+        Media::Uefi(image::beside(Firmware::Uefi, kernel, &archive)?, qemu::firmware()?)
     })
 }
 

@@ -3,7 +3,8 @@
 //! Called by `cargo xtask image`, which checks the arguments and builds the inputs.
 #![forbid(unsafe_code)]
 
-use bootloader::DiskImageBuilder;
+use bootloader::{BootConfig, DiskImageBuilder};
+use bootloader_boot_config::LevelFilter;
 use std::{path::PathBuf, process::ExitCode};
 
 fn main() -> ExitCode {
@@ -13,6 +14,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let mut builder = DiskImageBuilder::new(PathBuf::from(kernel));
+    // The serial console belongs to the kernel; errors of the boot stages still show.
+    let mut config = BootConfig::default();
+    config.log_level = LevelFilter::Error;
+    builder.set_boot_config(&config);
     builder.set_ramdisk(PathBuf::from(ramdisk));
     let result = match firmware.as_str() {
         "bios" => builder.create_bios_image(image.as_ref()),

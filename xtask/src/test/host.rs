@@ -1,0 +1,280 @@
+//! Tests that run on the host: cargo's own, `loom` models, `miri`.
+
+use super::{Failure, Report};
+use crate::{doctor, guest, paths};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::{
+    io::Read,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A host suite may take this long, building included.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// How a suite is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// `cargo test`.
+    Plain,
+    /// Tests named `loom_*` or in a module `loom`, with `--cfg loom`.
+    Loom,
+    /// Under the interpreter that finds undefined behaviour.
+    Miri,
+}
+
+/// One host suite.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// Name on the command line.
+    pub name: String,
+    package: String,
+    kind: Kind,
+}
+
+impl Suite {
+    /// One line about it.
+    pub fn about(&self) -> String {
+        match self.kind {
+            Kind::Plain => format!("cargo test of {}", self.package),
+            Kind::Loom => format!("every interleaving of the loom tests of {}", self.package),
+            Kind::Miri => format!("{} under miri (needs a nightly tool chain)", self.package),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    workspace_default_members: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+}
+
+/// All host suites: every default member, its loom tests if it depends on `loom`, miri for `kcore`.
+pub fn suites() -> Result<Vec<Suite>> {
+    let output = guest::cargo("metadata")
+        .args(["--no-deps", "--format-version", "1"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo metadata failed; its message is above");
+    }
+    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
+    let members = metadata.workspace_default_members;
+    let mut out = Vec::new();
+    let packages: Vec<Package> =
+        metadata.packages.into_iter().filter(|package| members.contains(&package.id)).collect();
+    for kind in [Kind::Plain, Kind::Loom, Kind::Miri] {
+        for package in &packages {
+            let (wanted, name) = match kind {
+                Kind::Plain => (true, package.name.clone()),
+                Kind::Loom => {
+                    let depends = package.dependencies.iter().any(|d| d.name == "loom");
+                    (depends, format!("loom-{}", package.name))
+                }
+                Kind::Miri => (package.name == "kcore", format!("miri-{}", package.name)),
+            };
+            if wanted {
+                out.push(Suite { name, package: package.name.clone(), kind });
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Runs one suite.
+pub fn run(suite: &Suite) -> Result<Report> {
+    let started = Instant::now();
+    let repeat = format!("cargo xtask test {}", suite.name);
+    let mut report =
+        Report { place: "host", title: suite.name.clone(), repeat, ..Report::default() };
+    if suite.kind == Kind::Miri && !doctor::has_miri() {
+        report.skipped = Some("no nightly tool chain with miri on this host".into());
+        return Ok(report);
+    }
+    let (ended_well, output) = capture(command(suite))?;
+    let results = parse(&output);
+    report.passed = results.iter().filter(|(_, ok)| *ok).count();
+    for (name, ok) in &results {
+        if !ok {
+            report.failed.push(Failure { name: name.clone(), detail: detail(&output, name) });
+        }
+        report.records.push(record(&suite.name, name, *ok));
+    }
+    if !ended_well && report.failed.is_empty() {
+        // Did not build, was stopped by the time limit, or died in the middle.
+        let tail: Vec<&str> = output.lines().rev().take(25).collect();
+        let detail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+        report.failed.push(Failure { name: "did not run to its end".into(), detail });
+    }
+    report.time = started.elapsed();
+    Ok(report)
+}
+
+fn command(suite: &Suite) -> Command {
+    let mut command = match suite.kind {
+        Kind::Plain => guest::cargo("test"),
+        Kind::Loom => {
+            let mut command = guest::cargo("test");
+            command.env("RUSTFLAGS", "--cfg loom");
+            command.args(["--release", "--lib", "--target-dir"]);
+            command.arg(paths::target().join("lokal/loom"));
+            command
+        }
+        Kind::Miri => {
+            let mut command = Command::new("cargo");
+            command.args(["+nightly", "miri", "test", "--lib", "--target-dir"]);
+            command.arg(paths::target().join("lokal/miri"));
+            command.current_dir(paths::root()).stdin(Stdio::null());
+            for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "RUSTFLAGS"] {
+                command.env_remove(name);
+            }
+            command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+            command
+        }
+    };
+    command.args(["--package", &suite.package, "--no-fail-fast", "--color", "never"]);
+    command.env("RUST_BACKTRACE", "0");
+    command.arg("--");
+    if suite.kind == Kind::Loom {
+        command.arg("loom");
+    }
+    command
+}
+
+/// Runs a command with the time limit; both outputs, in the order of their lines' arrival.
+fn capture(mut command: Command) -> Result<(bool, String)> {
+    let (mut reader, writer) = std::io::pipe().context("no pipe")?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().context("cannot run cargo")?;
+    drop(command); // closes our ends of the pipe, so that the reader sees its end
+    let collect = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = reader.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break Some(status),
+            None if Instant::now() >= deadline => {
+                child.kill().context("cannot stop cargo")?;
+                child.wait()?;
+                break None;
+            }
+            None => thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let Some(status) = status else {
+        // Test programs that cargo left behind may hold the pipe open: do not wait for them.
+        return Ok((false, format!("stopped after {} s", LIMIT.as_secs())));
+    };
+    let output = collect.join().unwrap_or_default();
+    Ok((status.success(), output))
+}
+
+/// `(name, passed)` of every `test NAME ... ok|FAILED` line.
+fn parse(output: &str) -> Vec<(String, bool)> {
+    output
+        .lines()
+        .filter_map(|line| {
+            let (name, state) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+            match state.split_whitespace().next()? {
+                "ok" => Some((name.to_string(), true)),
+                "FAILED" => Some((name.to_string(), false)),
+                _ => None, // ignored
+            }
+        })
+        .collect()
+}
+
+/// What a failed test printed.
+fn detail(output: &str, name: &str) -> String {
+    let head = format!("---- {name} stdout ----");
+    let Some((_, rest)) = output.split_once(&head) else { return "no output".into() };
+    let own = rest.split("\n---- ").next().unwrap_or(rest);
+    let own = own.split("\nfailures:").next().unwrap_or(own);
+    own.trim().lines().take(30).collect::<Vec<_>>().join("\n")
+}
+
+fn record(suite: &str, name: &str, ok: bool) -> Map<String, Value> {
+    let fields = [
+        ("kind", Value::from("test")),
+        ("suite", Value::from(suite)),
+        ("name", Value::from(name)),
+        ("ok", Value::from(ok)),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "
+running 3 tests
+test a::good ... ok
+test a::bad ... FAILED
+test a::later ... ignored, slow
+test src/lib.rs - f (line 3) ... ok
+
+failures:
+
+---- a::bad stdout ----
+thread 'a::bad' panicked at src/lib.rs:1:1:
+left is not right
+
+failures:
+    a::bad
+
+test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out
+";
+
+    #[test]
+    fn results_are_read() {
+        let results = parse(OUTPUT);
+        let names: Vec<_> = results.iter().map(|(name, ok)| (name.as_str(), *ok)).collect();
+        assert_eq!(
+            names,
+            [("a::good", true), ("a::bad", false), ("src/lib.rs - f (line 3)", true)]
+        );
+    }
+
+    #[test]
+    fn details_are_found() {
+        let text = detail(OUTPUT, "a::bad");
+        assert!(text.ends_with("left is not right") && text.starts_with("thread"), "{text}");
+        assert_eq!(detail(OUTPUT, "a::none"), "no output");
+    }
+
+    #[test]
+    fn a_command_that_fails_is_seen() {
+        let (ok, output) = capture(Command::new("false")).unwrap();
+        assert!(!ok && output.is_empty());
+        let mut echo = Command::new("sh");
+        echo.args(["-c", "echo out; echo err >&2"]);
+        assert_eq!(capture(echo).unwrap(), (true, "out\nerr\n".to_string()));
+    }
+
+    #[test]
+    fn there_are_host_suites() {
+        let suites = suites().unwrap();
+        assert!(suites.iter().any(|suite| suite.name == "xtask"));
+        assert!(suites.iter().any(|suite| suite.name == "miri-kcore"));
+    }
+}

@@ -1,0 +1,166 @@
+//! The table of guest suites, `xtask/suites.toml`.
+
+use crate::{cli::Boot, machines, paths};
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+/// A guest suite: what is booted where, and what must come of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// Name on the command line.
+    pub name: String,
+    /// One line about it.
+    pub about: String,
+    /// Machines; empty means all there are.
+    #[serde(default)]
+    pub machines: Vec<String>,
+    /// Kernel options.
+    #[serde(default)]
+    pub append: String,
+    /// Manifest below `xtask/manifests/`, without ending; `default` without.
+    pub manifest: Option<String>,
+    /// Program in the root task's place.
+    #[serde(default)]
+    pub boot: Vec<BootPath>,
+    /// Seconds.
+    pub timeout: f64,
+    /// How the guest must end.
+    #[serde(default)]
+    pub expect: Expect,
+    /// Texts that the console must show.
+    #[serde(default)]
+    pub prints: Vec<String>,
+    /// The guest prints `test` records; none is a failure.
+    #[serde(default)]
+    pub tests: bool,
+    /// Checks that xtask makes on the records.
+    #[serde(default)]
+    pub checks: Vec<Check>,
+}
+
+/// How to boot, as written in the table.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum BootPath {
+    /// `--boot direct`
+    Direct,
+    /// `--boot bios`
+    Bios,
+    /// `--boot uefi`
+    Uefi,
+}
+
+impl BootPath {
+    /// The same for `run`.
+    pub fn boot(self) -> Boot {
+        match self {
+            Self::Direct => Boot::Direct,
+            Self::Bios => Boot::Bios,
+            Self::Uefi => Boot::Uefi,
+        }
+    }
+}
+
+/// How a guest is to end.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Expect {
+    /// With the code for success.
+    #[default]
+    Success,
+    /// With a kernel panic.
+    Panic,
+    /// With any code that is not success.
+    Failure,
+}
+
+/// Checks on records that need what only xtask knows.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Check {
+    /// The `boot` record describes the machine that was asked for.
+    Topology,
+    /// Everything in the `boot` record lies on its own node.
+    Local,
+    /// All nodes share one kernel text.
+    SharedText,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    suite: Vec<Suite>,
+}
+
+/// Reads the table.
+pub fn load() -> Result<Vec<Suite>> {
+    let path = paths::root().join("xtask/suites.toml");
+    let text = fs::read_to_string(&path).context("cannot read xtask/suites.toml")?;
+    parse(&text).context("xtask/suites.toml")
+}
+
+fn parse(text: &str) -> Result<Vec<Suite>> {
+    let table: Table =
+        toml::from_str(text).map_err(|e| anyhow::anyhow!("{}", crate::toml_error(text, &e)))?;
+    let known = machines::known();
+    let mut names = BTreeSet::new();
+    for suite in &table.suite {
+        let name = &suite.name;
+        ensure!(names.insert(name.clone()), "two suites are named '{name}'");
+        ensure!(name != "host" && name != "guest", "'{name}' is no name for a suite");
+        ensure!(suite.timeout > 0.0, "suite '{name}' needs a timeout");
+        let unknown = suite.machines.iter().find(|machine| !known.contains(machine));
+        ensure!(unknown.is_none(), "suite '{name}' names the unknown machine {unknown:?}");
+        if suite.manifest.is_some() {
+            let file = suite.manifest_path();
+            ensure!(file.is_some_and(|file| file.exists()), "suite '{name}': no such manifest");
+        }
+    }
+    Ok(table.suite)
+}
+
+impl Suite {
+    /// Names of the machines it runs on.
+    pub fn machine_names(&self) -> Vec<String> {
+        if self.machines.is_empty() { machines::known() } else { self.machines.clone() }
+    }
+
+    /// The ways in which it boots.
+    pub fn boot_paths(&self) -> Vec<BootPath> {
+        if self.boot.is_empty() { vec![BootPath::Direct] } else { self.boot.clone() }
+    }
+
+    /// The manifest file, if it is not the default one.
+    pub fn manifest_path(&self) -> Option<PathBuf> {
+        let name = self.manifest.as_ref()?;
+        Some(paths::root().join(format!("xtask/manifests/{name}.toml")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_right() {
+        assert!(!load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let suite = "[[suite]]\nname = \"a\"\nabout = \"x\"\ntimeout = 1\n";
+        assert!(parse(suite).is_ok());
+        for (text, word) in [
+            (format!("{suite}{suite}"), "two suites"),
+            (format!("{suite}machines = [\"9n\"]\n"), "9n"),
+            (format!("{suite}manifest = \"gone\"\n"), "no such manifest"),
+            (format!("{suite}expct = \"panic\"\n"), "expct"),
+            (suite.replace("= 1", "= 0"), "timeout"),
+        ] {
+            let error = format!("{:#}", parse(&text).unwrap_err());
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}
