@@ -52,7 +52,10 @@ fn dispatch(command: Task) -> anyhow::Result<u8> {
         Task::Bench(args) => bench::command(&args),
         Task::Sim(args) => sim::command(&args),
         Task::Report(args) => report::command(&args),
-        Task::Check => anyhow::bail!("not there yet"),
+        Task::Check => {
+            doctor::ensure(&doctor::FOR_CHECKS)?;
+            anyhow::bail!("the checks are not there yet")
+        }
     }
 }
 
