@@ -10,6 +10,7 @@ pub mod layout;
 pub mod options;
 pub mod paging;
 pub mod pool;
+pub mod slab;
 #[cfg(test)]
 mod testing;
 pub mod topology;
