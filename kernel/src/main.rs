@@ -17,6 +17,7 @@ mod machine;
 #[expect(unsafe_code, reason = "places the pools in the memory they manage")]
 mod memory;
 mod panic;
+mod selftest;
 
 /// Every CPU ends up here after its start-up, on its own stack with interrupts off. Placeholder: idles.
 fn start() -> ! {

@@ -23,6 +23,17 @@ pub enum SelfTest {
     Boot,
 }
 
+/// How a CPU is to fail (`panic=cpuN`, `panic=cpuN:fault`, ...).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A panic.
+    Panic,
+    /// A page fault in kernel mode (`:fault`).
+    Fault,
+    /// An overflow of the kernel stack, which ends in a double fault (`:stack`).
+    Stack,
+}
+
 /// The options, with their defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -30,8 +41,8 @@ pub struct Options {
     pub exit: Option<Exit>,
     /// Run kernel self-tests, then leave.
     pub test: Option<SelfTest>,
-    /// Panic on this CPU after boot, to show the epitaph.
-    pub panic_cpu: Option<u32>,
+    /// Fail on this CPU after boot, to show the epitaph.
+    pub panic: Option<(u32, Failure)>,
     /// Each node has its own copy of kernel text and read-only data; off: all use the first node's.
     pub text_replication: bool,
     /// A thread that migrates to another node takes its control block along.
@@ -57,7 +68,7 @@ impl Options {
     pub const DEFAULT: Self = Options {
         exit: None,
         test: None,
-        panic_cpu: None,
+        panic: None,
         text_replication: true,
         tcb_migration: true,
         node_pools: true,
@@ -129,8 +140,8 @@ const KNOWN: &[Known] = &[
     },
     Known {
         name: "panic",
-        takes: "cpuN",
-        set: |o, v| put(&mut o.panic_cpu, v.strip_prefix("cpu")?.parse().ok().map(Some)),
+        takes: "cpuN[:fault|:stack]",
+        set: |o, v| put(&mut o.panic, failure(v).map(Some)),
     },
     Known {
         name: "text_replication",
@@ -185,6 +196,16 @@ fn switch(value: &str) -> Option<bool> {
     }
 }
 
+fn failure(value: &str) -> Option<(u32, Failure)> {
+    let (cpu, kind) = match value.split_once(':') {
+        None => (value, Failure::Panic),
+        Some((cpu, "fault")) => (cpu, Failure::Fault),
+        Some((cpu, "stack")) => (cpu, Failure::Stack),
+        Some(_) => return None,
+    };
+    Some((cpu.strip_prefix("cpu")?.parse().ok()?, kind))
+}
+
 /// A number of bytes, optionally in KiB, MiB or GiB; zero and overflow are refused.
 fn size(value: &str) -> Option<u64> {
     let (digits, unit) = match value.as_bytes().last()? {
@@ -235,7 +256,7 @@ mod tests {
         let want = Options {
             exit: Some(Exit::Boot),
             test: Some(SelfTest::Boot),
-            panic_cpu: Some(3),
+            panic: Some((3, Failure::Panic)),
             text_replication: false,
             tcb_migration: false,
             node_pools: false,
@@ -295,6 +316,16 @@ mod tests {
                 Err(OptionError::BadValue { name: n, .. }) => assert_eq!(n, name),
                 other => panic!("{word}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn failures_have_kinds() {
+        assert_eq!(failure("cpu0"), Some((0, Failure::Panic)));
+        assert_eq!(failure("cpu12:fault"), Some((12, Failure::Fault)));
+        assert_eq!(failure("cpu1:stack"), Some((1, Failure::Stack)));
+        for bad in ["cpu1:", "cpu1:heap", ":fault", "1:stack", "cpu1:stack:stack"] {
+            assert_eq!(failure(bad), None, "{bad}");
         }
     }
 

@@ -14,13 +14,14 @@ mod stages;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::Handoff;
-use kcore::options::Exit;
+use kcore::options::{Exit, Failure};
 use kcore::types::CpuId;
 
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::cpu_ops::{self, ExitCode};
+use crate::arch::x86_64::selftest as probe;
 pub use crate::panic::fatal;
-use crate::{cpu, machine};
+use crate::{cpu, machine, selftest};
 
 /// First half, on the loader's page tables.
 pub fn run(handoff: &Handoff, window: BootWindow) -> ! {
@@ -50,14 +51,18 @@ fn finish(all: &stages::AllUp) {
     let options = &machine.options;
     let ok = record::print(machine, all);
     DONE.store(true, Ordering::Release);
-    provoke_panic();
-    if let Some(cpu) = options.panic_cpu {
-        // The other CPU ends the machine; this one waits for it.
+    provoke_failure();
+    if let Some((cpu, _)) = options.panic {
         let number = u16::try_from(cpu).ok();
         if number.and_then(|n| cpu::shared_of(CpuId::new(n))).is_none() {
             fatal(format_args!("panic=cpu{cpu}: there is no such CPU"));
         }
+        // The other CPU ends the machine; this one waits for it.
         cpu_ops::halt();
+    }
+    if options.test.is_some() {
+        let passed = selftest::run();
+        cpu_ops::exit(if passed && ok { ExitCode::Success } else { ExitCode::TestsFailed });
     }
     if options.exit == Some(Exit::Boot) {
         cpu_ops::exit(if ok { ExitCode::Success } else { ExitCode::TestsFailed });
@@ -67,17 +72,28 @@ fn finish(all: &stages::AllUp) {
 /// All of a CPU's start-up that is not the boot processor.
 pub fn on_application_processor() -> ! {
     stages::application_processor();
-    provoke_panic();
+    provoke_failure();
+    if machine::get().options.test.is_some() {
+        selftest::serve();
+    }
     crate::start()
 }
 
-/// `panic=cpuN`: shows what a panic on that CPU looks like.
-fn provoke_panic() {
+/// `panic=cpuN`: shows what a failure on that CPU looks like.
+fn provoke_failure() {
     let me = u32::from(cpu::this().identity.id.get());
-    if machine::get().options.panic_cpu == Some(me) {
-        while !DONE.load(Ordering::Acquire) {
-            core::hint::spin_loop();
-        }
-        panic!("provoked by panic=cpu{me}");
+    let Some((_, kind)) = machine::get().options.panic.filter(|(cpu, _)| *cpu == me) else {
+        return;
+    };
+    while !DONE.load(Ordering::Acquire) {
+        core::hint::spin_loop();
     }
+    match kind {
+        Failure::Panic => panic!("provoked by panic=cpu{me}"),
+        Failure::Fault => probe::wild_read(),
+        Failure::Stack => {
+            core::hint::black_box(probe::overflow_stack(0));
+        }
+    }
+    panic!("panic=cpu{me}: the provoked failure did not happen");
 }

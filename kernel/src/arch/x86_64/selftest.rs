@@ -17,6 +17,8 @@ pub struct Probe {
     vector: Cell<u64>,
     error: Cell<u64>,
     address: Cell<u64>,
+    /// NMIs expected, which arrive between any two instructions and return there.
+    nmis: Cell<u64>,
 }
 
 impl Probe {
@@ -27,6 +29,7 @@ impl Probe {
             vector: Cell::new(NO_TRAP),
             error: Cell::new(0),
             address: Cell::new(0),
+            nmis: Cell::new(0),
         }
     }
 }
@@ -50,6 +53,10 @@ pub fn resume(frame: &mut TrapFrame) -> bool {
         return false;
     }
     let probe = &cpu::this().local.probe;
+    if frame.vector as u8 == vectors::NMI && probe.nmis.get() > 0 {
+        probe.nmis.set(probe.nmis.get() - 1);
+        return true;
+    }
     let resume = probe.resume.replace(0);
     if resume == 0 {
         return false;
@@ -121,10 +128,22 @@ pub fn undefined() -> Option<Provoked> {
     provoke!("ud2";)
 }
 
-/// Sends an NMI to this CPU and waits for it a little.
-pub fn own_nmi() -> Option<Provoked> {
+/// Sends an NMI to this CPU; true if it arrives.
+pub fn own_nmi() -> bool {
+    const PATIENCE: u32 = 10_000_000;
+    let nmis = &cpu::this().local.probe.nmis;
+    nmis.set(1);
     super::apic::send_nmi_to_self();
-    provoke!("3:", "pause", "dec {n}", "jnz 3b"; n = inout(reg) 10_000_000u64 => _)
+    for _ in 0..PATIENCE {
+        // The handler changes the cell behind the compiler's back.
+        // SAFETY: a cell of this CPU's block.
+        if unsafe { nmis.as_ptr().read_volatile() } == 0 {
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    nmis.set(0);
+    false
 }
 
 /// Overflows the kernel stack: ends in a double fault on its own stack. For `panic=cpuN:stack`.
