@@ -6,7 +6,7 @@ use crate::{MAX_NODES, coherence::Level};
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// Things counted per CPU and privilege, besides memory traffic.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Count { $($(#[$doc])* $name,)* }
 
         impl Count {

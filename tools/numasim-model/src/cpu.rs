@@ -50,7 +50,7 @@ pub enum Pending {
 }
 
 /// A memory operand, to be evaluated when the registers can be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Operand {
     /// Base register, in hardware numbering.
     pub base: Option<u8>,

@@ -27,7 +27,7 @@ pub use sched::Recipients;
 use std::collections::BTreeMap;
 
 /// A run of instructions in one code line, as it was translated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Block {
     /// Virtual address of its first instruction.
     pub vaddr: u64,
@@ -165,8 +165,15 @@ impl Sim {
         self.cpus[cpu].clock > self.limit
     }
 
-    /// A CPU has loaded or stored `size` bytes.
-    pub fn data(&mut self, cpu: usize, vaddr: u64, size: u64, store: bool, guest: &impl Guest) {
+    /// A CPU has loaded or stored `size` bytes. If they are no RAM, gives the guest-physical address.
+    pub fn data(
+        &mut self,
+        cpu: usize,
+        vaddr: u64,
+        size: u64,
+        store: bool,
+        guest: &impl Guest,
+    ) -> Option<u64> {
         if self.running != Some(cpu) {
             self.enter(cpu, guest);
         }
@@ -185,15 +192,16 @@ impl Sim {
                     self.sync(guest);
                     self.stamp(cpu, line);
                 }
-                return;
+                return None;
             }
         }
         self.sync(guest);
-        self.data_piece(cpu, vaddr, store, guest);
+        let device = self.data_piece(cpu, vaddr, store, guest);
         let last = vaddr + size.max(1) - 1;
         if last >> 6 != vline {
             self.data_piece(cpu, last & !63, store, guest);
         }
+        device
     }
 
     /// A CPU executes an instruction that is counted by itself.
@@ -238,17 +246,23 @@ impl Sim {
         self.finished
     }
 
-    fn data_piece(&mut self, cpu: usize, vaddr: u64, store: bool, guest: &impl Guest) {
+    fn data_piece(
+        &mut self,
+        cpu: usize,
+        vaddr: u64,
+        store: bool,
+        guest: &impl Guest,
+    ) -> Option<u64> {
         let c = &mut self.cpus[cpu];
         let (count, how) =
             if store { (Count::Stores, touch::WRITTEN) } else { (Count::Loads, touch::READ) };
         c.counters.add(c.mode, count, 1);
-        let place = self.translate(cpu, vaddr, guest).and_then(|gpa| self.ram.locate(gpa));
-        let Some(place) = place else {
+        let gpa = self.translate(cpu, vaddr, guest);
+        let Some(place) = gpa.and_then(|gpa| self.ram.locate(gpa)) else {
             let c = &mut self.cpus[cpu];
             c.counters.device(c.mode, Class::Data);
             c.clock += self.config.latency.io;
-            return;
+            return gpa;
         };
         if store
             && let Some((checked, node)) = self.place_check
@@ -266,6 +280,7 @@ impl Sim {
         } else {
             c.read_line = vaddr >> 6;
         }
+        None
     }
 }
 
