@@ -88,13 +88,7 @@ pub fn build(profile: Profile) -> Result<Programs> {
     if profile == Profile::Release {
         command.arg("--release");
     }
-    for package in &packages {
-        command.args(["--package", &package.name]);
-        for feature in bins(package).flat_map(|target| &target.required_features) {
-            command.args(["--features", &format!("{}/{feature}", package.name)]);
-        }
-    }
-    command.arg("--bins");
+    select(&mut command, &packages);
     let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
     say::step("Building", &format!("{} ({})", names.join(", "), profile.name()));
     let built = run_build(command)?;
@@ -106,6 +100,22 @@ pub fn build(profile: Profile) -> Result<Programs> {
         programs.insert(name, Program { full, stripped });
     }
     Ok(programs)
+}
+
+/// Tells a cargo command to work on all guest programs.
+pub fn select_packages(command: &mut Command) -> Result<()> {
+    select(command, &guest_packages()?);
+    Ok(())
+}
+
+fn select(command: &mut Command, packages: &[Package]) {
+    for package in packages {
+        command.args(["--package", &package.name]);
+        for feature in bins(package).flat_map(|target| &target.required_features) {
+            command.args(["--features", &format!("{}/{feature}", package.name)]);
+        }
+    }
+    command.arg("--bins");
 }
 
 /// The kernel among `programs`.
