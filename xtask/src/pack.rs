@@ -122,7 +122,7 @@ fn program_bytes(
     let data =
         fs::read(&path).with_context(|| format!("cannot read the module {}", path.display()))?;
     if file.is_none() && elf::is_empty_shell(&data) {
-        say::note(&format!("{module} has no code yet and is left out of the archive"));
+        say::note_once(&format!("{module} has no code yet and is left out of the archive"));
         return Ok(None);
     }
     elf::check_program(&data).with_context(|| format!("module {}", path.display()))?;

@@ -1,6 +1,10 @@
 //! Progress lines and colours. Progress goes to standard error, results go to standard output.
 
-use std::io::{IsTerminal, stderr};
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal, stderr},
+    sync::Mutex,
+};
 
 /// One progress line: a verb and what it is done to, in the manner of cargo.
 pub fn step(verb: &str, what: &str) {
@@ -10,6 +14,14 @@ pub fn step(verb: &str, what: &str) {
 /// Something the user should know that is no error.
 pub fn note(what: &str) {
     eprintln!("{} {what}", paint("1;33", "        note"));
+}
+
+/// [`note`], but not the same words twice.
+pub fn note_once(what: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().unwrap_or_else(|e| e.into_inner()).insert(what.to_string()) {
+        note(what);
+    }
 }
 
 /// The one line that ends a failed command.

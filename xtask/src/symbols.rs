@@ -27,26 +27,34 @@ impl Symbols {
         // Frames above the first hold return addresses: the call is the instruction before.
         let is_first = line.trim_start().starts_with("#0");
         let probe = if is_first { address } else { address - 1 };
-        let mut out = Vec::new();
+        let symbol = loader
+            .find_symbol_info(probe)
+            .filter(|symbol| probe.wrapping_sub(symbol.address()) < LARGEST_FUNCTION)
+            .map(|symbol| addr2line::demangle_auto(symbol.name().into(), None).into_owned());
+        let mut names = Vec::new();
+        let mut places = Vec::new();
         if let Ok(mut frames) = loader.find_frames(probe) {
             while let Ok(Some(frame)) = frames.next() {
                 let name = frame.function.as_ref().and_then(|f| f.demangle().ok());
-                let name = name.map_or_else(|| "?".to_string(), |name| name.into_owned());
+                names.push(name.map_or_else(|| "?".to_string(), |name| name.into_owned()));
                 let place = frame.location.as_ref().and_then(|location| {
                     let file = short_path(location.file?);
                     Some(format!(" at {file}:{}", location.line.unwrap_or(0)))
                 });
-                out.push(format!("       {name}{}", place.unwrap_or_default()));
+                places.push(place.unwrap_or_default());
             }
         }
-        if out.is_empty()
-            && let Some(symbol) = loader.find_symbol_info(probe)
-            && probe.wrapping_sub(symbol.address()) < LARGEST_FUNCTION
-        {
-            // Assembly has no line table, only labels.
-            out.push(format!("       {}", addr2line::demangle_auto(symbol.name().into(), None)));
+        // Line tables know functions by their bare names; the outermost one is the symbol's, which
+        // has its whole path. Assembly has no line table, only labels.
+        match (names.last_mut(), symbol) {
+            (Some(outermost), Some(symbol)) => *outermost = symbol,
+            (None, Some(symbol)) => {
+                names.push(symbol);
+                places.push(String::new());
+            }
+            (_, None) => {}
         }
-        out
+        names.iter().zip(&places).map(|(name, place)| format!("       {name}{place}")).collect()
     }
 }
 

@@ -219,6 +219,11 @@ fn judge(run: &Run, outcome: &Outcome, report: &mut Report) {
     for text in run.suite.prints.iter().filter(|text| !console.contains(*text)) {
         wrong.push(format!("the console never shows '{text}'"));
     }
+    if let (Some(limit), Some(time)) = (run.suite.boot_within, outcome.seen.boot_time)
+        && time.as_secs_f64() > limit
+    {
+        wrong.push(format!("the boot record took {:.2} s, at most {limit} s", time.as_secs_f64()));
+    }
     for check in &run.suite.checks {
         wrong.extend(boot_record::check(*check, &run.machine, &outcome.seen.records));
     }

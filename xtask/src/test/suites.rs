@@ -21,11 +21,13 @@ pub struct Suite {
     pub append: String,
     /// Manifest below `xtask/manifests/`, without ending; `default` without.
     pub manifest: Option<String>,
-    /// Program in the root task's place.
+    /// Ways to boot; only `direct` without.
     #[serde(default)]
     pub boot: Vec<BootPath>,
     /// Seconds.
     pub timeout: f64,
+    /// Seconds from the emulator's start to the boot record, at most.
+    pub boot_within: Option<f64>,
     /// How the guest must end.
     #[serde(default)]
     pub expect: Expect,
