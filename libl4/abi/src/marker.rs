@@ -14,9 +14,9 @@
 //!      options(nostack, preserves_flags));
 //! ```
 //!
-//! [`Op::Name`] and [`Op::Value`] take arguments in registers. The emulator's API shows a plugin no
-//! register, but the values are in its CPU state at the start of a translated block, so these two
-//! must be the *target of a jump*: put `jmp 2f; 2:` in front of them.
+//! Some markers take arguments in registers ([`Op::takes_registers`]). The emulator's API shows a plugin
+//! no register, but the values are in its CPU state at the start of a translated block, so these
+//! markers must be the *target of a jump*: put `jmp 2f; 2:` in front of them.
 
 /// The upper half of every marker's immediate, `"NM"`.
 pub const MAGIC: u32 = 0x4E4D;
@@ -68,10 +68,11 @@ ops! {
     EndAll = 4,
     /// Records this CPU's clock and instruction counts at this point.
     Probe = 5,
-    /// "I am CPU number `id`", in the guest's numbering. The first one starts the counting; later
-    /// ones check that the instrument still knows who executes.
+    /// "I am CPU number RDI", in the guest's numbering (`id` is not used). The first one starts the
+    /// counting; later ones check that the instrument still knows who executes.
     Hello = 6,
-    /// "My next store goes to memory of node `id`": checks that the instrument knows where memory lies.
+    /// "My next store goes to memory of node RDI" (`id` is not used): checks that the instrument knows
+    /// where memory lies.
     Place = 7,
     /// Empties all modelled caches and TLBs (`id` is not used).
     Flush = 8,
@@ -81,6 +82,14 @@ ops! {
     Value = 10,
     /// The measurement is over: the instrument writes its results (`id` is not used).
     SimEnd = 15,
+}
+
+impl Op {
+    /// Whether it has arguments in RDI (and RSI), and so has to be the target of a jump.
+    #[must_use]
+    pub const fn takes_registers(self) -> bool {
+        matches!(self, Op::Hello | Op::Place | Op::Name | Op::Value)
+    }
 }
 
 /// The immediate of a marker. `id` above [`MAX_ID`] is a compile-time error in constant context.

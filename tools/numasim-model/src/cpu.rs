@@ -106,7 +106,7 @@ pub struct Cpu {
     /// The slice in which it executes.
     pub slice: u32,
     /// The guest's number for it, from its HELLO marker.
-    pub guest_number: Option<u16>,
+    pub guest_number: Option<u64>,
     /// Address of the code line being executed.
     pub pc: u64,
     /// Interrupts sent to it and not yet taken.

@@ -157,7 +157,7 @@ impl Sim {
         let mut o = Object::new();
         o.text("kind", "roi").number("id", u64::from(region.id)).text("name", &region.name);
         o.raw("values", &list(region.values.iter().copied()));
-        let number = self.cpus[cpu].guest_number.map_or(cpu as u64, u64::from);
+        let number = self.cpus[cpu].guest_number.unwrap_or(cpu as u64);
         o.number("cpu", number).number("vcpu", cpu as u64).number("node", node as u64);
         o.text("caches", self.config().mode().name()).number("n", slot.cycles.n);
         o.raw("cycles", &spread(&slot.cycles)).number("waited", slot.waited);

@@ -278,11 +278,13 @@ fn self_checks_notice_what_is_wrong() {
     let mut rig = Rig::new(&[]);
     for (cpu, number) in [(0, 0), (1, 1), (0, 0), (1, 0), (0, 3)] {
         rig.run(cpu, 1);
-        rig.mark(cpu, Op::Hello, number);
+        rig.guest.registers[7] = number;
+        rig.mark(cpu, Op::Hello, 0);
     }
     assert_eq!((rig.sim.checks.hellos, rig.sim.checks.hellos_wrong), (5, 2));
     for (node, address) in [(0, 0x5000), (1, NODE1), (1, 0x5000)] {
-        rig.mark(0, Op::Place, node);
+        rig.guest.registers[7] = node;
+        rig.mark(0, Op::Place, 0);
         rig.load(0, 0x5000);
         rig.store(0, address);
     }

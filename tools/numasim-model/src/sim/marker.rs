@@ -10,7 +10,7 @@ use l4abi::marker::Op;
 /// Longest name a region can be given, in bytes.
 const MAX_NAME: u64 = 64;
 
-/// RDI and RSI in hardware numbering: the arguments of NAME and VALUE.
+/// RDI and RSI in hardware numbering: the arguments of markers.
 const RDI: u8 = 7;
 const RSI: u8 = 6;
 
@@ -22,7 +22,7 @@ impl Sim {
         if self.finished {
             return;
         }
-        if matches!(op, Op::Name | Op::Value) && !at_start {
+        if op.takes_registers() && !at_start {
             let name = op.name();
             return self.regions.mistake(format!("{name} {id} is not the target of a jump"));
         }
@@ -36,8 +36,8 @@ impl Sim {
                 let done = [KERNEL, USER].map(|b| c.counters.get(b, Count::Instructions));
                 self.probes.push((id, cpu, c.clock, done));
             }
-            Op::Hello => self.hello(cpu, id),
-            Op::Place => self.place_check = Some((cpu, usize::from(id))),
+            Op::Hello => self.hello(cpu, guest.register(RDI)),
+            Op::Place => self.place_check = Some((cpu, guest.register(RDI) as usize)),
             Op::Flush => self.flush(),
             Op::Name => self.name(cpu, id, guest),
             Op::Value => self.regions.value(id, guest.register(RDI), self.cpus.len()),
@@ -45,7 +45,7 @@ impl Sim {
         }
     }
 
-    fn hello(&mut self, cpu: usize, number: u16) {
+    fn hello(&mut self, cpu: usize, number: u64) {
         self.checks.hellos += 1;
         let changed = self.cpus[cpu].guest_number.is_some_and(|n| n != number);
         let taken =

@@ -58,7 +58,7 @@ macro_rules! mark {
 /// Emits a marker with arguments, as the target of a jump.
 macro_rules! mark_with {
     ($op:expr, $id:expr, $a:expr, $b:expr) => {
-        // SAFETY: a no-op for the CPU; the string is readable.
+        // SAFETY: a no-op for the CPU; a string, if it is one, is readable.
         unsafe {
             asm!("jmp 2f", "2: .byte 0x0f,0x1f,0x80", ".long {}", const imm($op, $id),
                  in("rdi") $a, in("rsi") $b, options(nostack, preserves_flags))
@@ -87,7 +87,7 @@ extern "C" fn main(cpu: u64) -> ! {
     if cpu == 0 {
         first();
     }
-    mark!(Op::Hello, 1);
+    mark_with!(Op::Hello, 0, 1u64, 0);
     STEP.0.store(1, Ordering::Release);
     wait(&STEP, 2);
     walk(1);
@@ -105,7 +105,7 @@ extern "C" fn main(cpu: u64) -> ! {
 }
 
 fn first() -> ! {
-    mark!(Op::Hello, 0);
+    mark_with!(Op::Hello, 0, 0u64, 0);
     name!(1, "count");
     name!(2, "walk-local");
     name!(3, "walk-remote");
@@ -120,7 +120,7 @@ fn first() -> ! {
     set_gate();
     start_other();
     wait(&STEP, 1);
-    mark!(Op::Hello, 0);
+    mark_with!(Op::Hello, 0, 0u64, 0);
     STEP.0.store(2, Ordering::Release);
     walk(0);
     wait(&DONE, 1);
@@ -152,10 +152,10 @@ fn first() -> ! {
 fn place() {
     for round in 0..4 {
         if round % 2 == 0 {
-            mark!(Op::Place, 0);
+            mark_with!(Op::Place, 0, 0u64, 0);
             store(0x10_0000 + round * 64);
         } else {
-            mark!(Op::Place, 1);
+            mark_with!(Op::Place, 0, 1u64, 0);
             store(NODE_SIZE + 0x10_0000 + round * 64);
         }
     }
