@@ -28,6 +28,7 @@ pub fn exit(outcome: Outcome) -> ! {
         Outcome::Success => debug_exit::SUCCESS,
         Outcome::Failed => debug_exit::FAILED,
     };
+    crate::roi::finish();
     arch::port_write(debug_exit::PORT, code as u8);
     crate::thread::sleep_forever()
 }

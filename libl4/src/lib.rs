@@ -29,6 +29,7 @@ pub mod heap;
 pub mod ipc;
 pub mod msg;
 pub mod pager;
+pub mod roi;
 pub mod rpc;
 pub mod server;
 pub mod sigma0;

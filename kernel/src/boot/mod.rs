@@ -41,6 +41,7 @@ pub extern "C" fn on_kernel_space() -> ! {
     let processor = stages::boot_processor();
     let clocks = stages::clocks(processor);
     let all = stages::application_processors(clocks);
+    cpu_ops::announce(cpu::current_number());
     finish(&all);
     crate::start()
 }
@@ -72,6 +73,7 @@ fn finish(all: &stages::AllUp) {
 /// All of a CPU's start-up that is not the boot processor.
 pub fn on_application_processor() -> ! {
     stages::application_processor();
+    cpu_ops::announce(cpu::current_number());
     provoke_failure();
     if machine::get().options.test.is_some() {
         selftest::serve();

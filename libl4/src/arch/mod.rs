@@ -7,6 +7,7 @@
 
 mod calls;
 mod cell;
+pub mod marker;
 
 pub use calls::{
     ExregsFrame, IpcLink, Pair, exchange_registers, ipc, memory_control, processor_control,

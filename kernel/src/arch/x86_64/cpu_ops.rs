@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use l4abi::marker::{self, Op};
 use x86_64::instructions::port::Port;
 
 /// Port of QEMU's `isa-debug-exit`; writing `v` ends the emulator with exit status `2 v + 1`.
@@ -19,8 +20,22 @@ pub enum ExitCode {
     Panic = 0x12,
 }
 
+/// Tells the placement instrument which CPU this is (docs/design/instrument.md); nothing elsewhere.
+pub fn announce(cpu: u32) {
+    // SAFETY: the marker is a no-op; it is the target of a jump because it has an argument.
+    unsafe {
+        asm!("jmp 2f", "2: .byte 0x0f, 0x1f, 0x80", ".long {}", const marker::imm(Op::Hello, 0),
+             in("rdi") u64::from(cpu), options(nostack, preserves_flags));
+    }
+}
+
 /// Leaves the emulator; a real machine stops here.
 pub fn exit(code: ExitCode) -> ! {
+    // SAFETY: the marker is a no-op; it makes the placement instrument write its results.
+    unsafe {
+        asm!(".byte 0x0f, 0x1f, 0x80", ".long {}", const marker::imm(Op::SimEnd, 0),
+             options(nostack, preserves_flags));
+    }
     // SAFETY: the debug-exit device ends the machine; where it is absent the port decodes to nothing.
     unsafe { Port::new(DEBUG_EXIT).write(code as u8) };
     halt()
