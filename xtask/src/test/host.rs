@@ -36,6 +36,11 @@ pub struct Suite {
 }
 
 impl Suite {
+    /// Takes minutes, on one CPU.
+    pub fn is_slow(&self) -> bool {
+        self.kind != Kind::Plain
+    }
+
     /// One line about it.
     pub fn about(&self) -> String {
         match self.kind {

@@ -12,7 +12,7 @@ mod suites;
 use crate::{cli::TestArgs, machines::Machine, say};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
-use std::{fs::File, io::Write, time::Duration};
+use std::{fs::File, io::Write, thread, time::Duration};
 
 /// One failed test.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,19 +117,29 @@ pub fn command(args: &TestArgs) -> Result<u8> {
         Ok(())
     };
     // A machine was named: only guests have one.
-    if machine.is_none() || selection.names.iter().any(|name| name == "host") {
-        for suite in hosts.iter().filter(|suite| selection.has("host", &suite.name)) {
-            done(host::run(suite)?)?;
-        }
-    }
+    let with_host = machine.is_none() || selection.names.iter().any(|name| name == "host");
+    let wanted = |suite: &&host::Suite| with_host && selection.has("host", &suite.name);
+    let (slow, quick): (Vec<_>, Vec<_>) =
+        hosts.iter().filter(wanted).partition(|suite| suite.is_slow());
     let runs = guest::plan(
         &suites,
         |name| selection.whole("guest") || selection.by_name(name),
         |name| selection.by_name(name),
         machine.as_ref(),
     )?;
-    guest::announce(&runs);
-    guest::run_all(runs, &mut done)?;
+    thread::scope(|scope| {
+        // Single-threaded interpreters and model checkers run beside everything else.
+        let slow = scope.spawn(|| slow.into_iter().map(host::run).collect::<Vec<_>>());
+        for suite in quick {
+            done(host::run(suite)?)?;
+        }
+        guest::announce(&runs);
+        guest::run_all(runs, &mut done)?;
+        for report in slow.join().map_err(|_| anyhow::anyhow!("a host suite died"))? {
+            done(report?)?;
+        }
+        anyhow::Ok(())
+    })?;
     Ok(summary(&reports))
 }
 
