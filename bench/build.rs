@@ -6,5 +6,7 @@ include!("../libl4/build_link.rs");
 const ROOT_BASE: u64 = 36 << 20;
 
 fn main() {
-    link_at("hello", ROOT_BASE);
+    for bin in ["hello", "conf_ipc"] {
+        link_at(bin, ROOT_BASE);
+    }
 }

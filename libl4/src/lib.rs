@@ -41,7 +41,7 @@ pub mod topology;
 
 pub use l4abi;
 pub use l4abi::{
-    Acceptor, CpuId, ErrorCode, Fpage, IpcCode, IpcError, MsgTag, NodeId, Phase, Rights, ThreadId,
-    ThreadNo, Time, Timeouts, Utcb,
+    Acceptor, CpuId, ErrorCode, Fpage, IpcCode, IpcError, MsgTag, NodeId, Phase, Region, Rights,
+    ThreadId, ThreadNo, Time, Timeouts, Utcb,
 };
 pub use start::kip;

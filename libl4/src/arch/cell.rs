@@ -33,7 +33,13 @@ impl<const N: usize> Stack<N> {
         if self.taken.swap(true, Ordering::Acquire) {
             return None;
         }
-        Some(StackTop { top: self.memory.get() as usize + N, size: N, taken: &self.taken })
+        Some(StackTop { top: self.memory.get() as usize + N, size: N })
+    }
+
+    /// Makes the stack free again. Its thread must have been deleted: a running one would share its
+    /// memory with the next.
+    pub fn release(&self) {
+        self.taken.store(false, Ordering::Release);
     }
 }
 
@@ -42,7 +48,6 @@ impl<const N: usize> Stack<N> {
 pub struct StackTop {
     top: usize,
     size: usize,
-    taken: &'static AtomicBool,
 }
 
 impl StackTop {
@@ -59,10 +64,5 @@ impl StackTop {
             words.add(1).write(arg);
         }
         sp as u64
-    }
-
-    /// Gives the stack back, after its thread was deleted.
-    pub fn release(self) {
-        self.taken.store(false, Ordering::Release);
     }
 }

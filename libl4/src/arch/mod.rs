@@ -8,6 +8,7 @@
 mod calls;
 mod cell;
 pub mod marker;
+pub mod probe;
 
 pub use calls::{
     ExregsFrame, IpcLink, Pair, exchange_registers, ipc, memory_control, processor_control,
@@ -192,14 +193,21 @@ pub fn image_range() -> (u64, u64) {
     (&raw const __image_start as u64, &raw const __image_end as u64 - 1)
 }
 
+/// On the host (tests of pure parts) there is no image; everything counts as one.
+#[cfg(not(target_os = "none"))]
+#[must_use]
+pub fn image_range() -> (u64, u64) {
+    (0, u64::MAX)
+}
+
 /// Writes a word that belongs to no Rust object (a page of a window, a device).
 ///
 /// # Panics
 /// If `addr` lies in the program's image or in its heap.
-#[cfg(target_os = "none")]
 pub fn poke(addr: u64, value: u64) {
     let (first, last) = image_range();
     assert!(addr.wrapping_add(7) < first || addr > last, "poke into the image");
+    #[cfg(target_os = "none")]
     assert!(!heap_memory::contains(addr), "poke into the heap");
     // SAFETY: the address is outside of everything that Rust objects live in (image with stacks,
     // heap); UTCBs consist of atomics; if nothing is mapped there the pager hears of it.

@@ -1,0 +1,20 @@
+//! The conformance suite: one module per area of the API, against the ABI reference.
+
+pub mod ipc;
+
+use crate::harness::Test;
+
+/// An area: its name and its groups of tests.
+pub type Area = (&'static str, &'static [&'static [Test]]);
+
+/// Every area, in the order of the layers they build on.
+pub const AREAS: &[Area] = &[("ipc", ipc::GROUPS)];
+
+/// The groups of an area.
+#[must_use]
+pub fn groups(name: &str) -> &'static [&'static [Test]] {
+    AREAS.iter().find(|(area, _)| *area == name).map_or(&[], |(_, groups)| groups)
+}
+
+#[cfg(test)]
+mod table;
