@@ -8,7 +8,7 @@ use kcore::topology::ranges::RangeList;
 use kcore::types::PhysRange;
 use spin::Once;
 
-use crate::arch::x86_64::ioapic::{IoApicInfo, MAX_IO_APICS};
+use crate::arch::x86_64::ioapic::{IoApicInfo, MAX_IO_APICS, MAX_OVERRIDES, Override};
 use crate::arch::x86_64::regs::Features;
 
 /// The machine.
@@ -25,6 +25,8 @@ pub struct Machine {
     pub features: Features,
     /// Where the boot archive lies; page-aligned start.
     pub archive: Option<PhysRange>,
+    /// The low pages that starting other CPUs needs are free.
+    pub can_start_cpus: bool,
     /// The extents of the pools.
     pub pools: &'static PoolPlan,
     /// Memory that is nobody's yet: all usable memory less pools, kernel image and archive.
@@ -33,6 +35,8 @@ pub struct Machine {
     pub kept: &'static RangeList,
     /// I/O APICs.
     pub io_apics: FixedVec<IoApicInfo, MAX_IO_APICS>,
+    /// Interrupt lines that signal otherwise than their bus does.
+    pub overrides: FixedVec<Override, MAX_OVERRIDES>,
     /// I/O port of the ACPI timer.
     pub pm_timer: Option<u16>,
 }

@@ -59,6 +59,8 @@ pub struct Options {
     pub pool_size: Option<u64>,
     /// Start at most this many CPUs.
     pub max_cpus: Option<u32>,
+    /// Treat this CPU as if it did not answer when it is started.
+    pub silent_cpu: Option<u32>,
     /// Print what the boot stages find.
     pub verbose: bool,
 }
@@ -77,6 +79,7 @@ impl Options {
         fastpath: true,
         pool_size: None,
         max_cpus: None,
+        silent_cpu: None,
         verbose: false,
     };
 }
@@ -179,6 +182,7 @@ const KNOWN: &[Known] = &[
         takes: "N",
         set: |o, v| put(&mut o.max_cpus, v.parse().ok().filter(|&n| n > 0).map(Some)),
     },
+    Known { name: "silent", takes: "cpuN", set: |o, v| put(&mut o.silent_cpu, cpu(v).map(Some)) },
     Known { name: "verbose", takes: "on|off", set: |o, v| put(&mut o.verbose, switch(v)) },
 ];
 
@@ -196,14 +200,19 @@ fn switch(value: &str) -> Option<bool> {
     }
 }
 
+/// `cpuN`.
+fn cpu(value: &str) -> Option<u32> {
+    value.strip_prefix("cpu")?.parse().ok()
+}
+
 fn failure(value: &str) -> Option<(u32, Failure)> {
-    let (cpu, kind) = match value.split_once(':') {
+    let (number, kind) = match value.split_once(':') {
         None => (value, Failure::Panic),
-        Some((cpu, "fault")) => (cpu, Failure::Fault),
-        Some((cpu, "stack")) => (cpu, Failure::Stack),
+        Some((number, "fault")) => (number, Failure::Fault),
+        Some((number, "stack")) => (number, Failure::Stack),
         Some(_) => return None,
     };
-    Some((cpu.strip_prefix("cpu")?.parse().ok()?, kind))
+    Some((cpu(number)?, kind))
 }
 
 /// A number of bytes, optionally in KiB, MiB or GiB; zero and overflow are refused.
@@ -252,7 +261,7 @@ mod tests {
     fn every_option_is_stored() {
         let line = "exit=boot test=boot panic=cpu3 text_replication=off tcb_migration=off \
                     node_pools=flat page_table_replication=off cache=off fastpath=off \
-                    pool_size=16M maxcpus=5 verbose=on";
+                    pool_size=16M maxcpus=5 silent=cpu2 verbose=on";
         let want = Options {
             exit: Some(Exit::Boot),
             test: Some(SelfTest::Boot),
@@ -265,6 +274,7 @@ mod tests {
             fastpath: false,
             pool_size: Some(16 << 20),
             max_cpus: Some(5),
+            silent_cpu: Some(2),
             verbose: true,
         };
         assert_eq!(parse(line), Ok(want));

@@ -14,7 +14,7 @@ use kcore::topology::{MadtCpu, Tables};
 use kcore::types::ApicId;
 
 use crate::arch::x86_64::bootmem::BootWindow;
-use crate::arch::x86_64::ioapic::{IoApicInfo, MAX_IO_APICS};
+use crate::arch::x86_64::ioapic::{IoApicInfo, MAX_IO_APICS, MAX_OVERRIDES, Override};
 
 /// Most CPUs looked at; those beyond the kernel's limit are reported by the topology.
 const MAX_LISTED: usize = 2 * MAX_CPUS;
@@ -27,6 +27,8 @@ pub struct Firmware<'w> {
     pub cpus: FixedVec<MadtCpu, MAX_LISTED>,
     /// I/O APICs in the order of the MADT.
     pub io_apics: FixedVec<IoApicInfo, MAX_IO_APICS>,
+    /// Lines that signal otherwise than their bus does.
+    pub overrides: FixedVec<Override, MAX_OVERRIDES>,
     /// I/O port of the power-management timer.
     pub pm_timer: Option<u16>,
     /// SRAT and SLIT.
@@ -38,6 +40,7 @@ impl<'w> Firmware<'w> {
     const SILENT: Self = Firmware {
         cpus: FixedVec::new(MadtCpu { apic: ApicId::new(0), usable: false }),
         io_apics: FixedVec::new(IoApicInfo { phys: 0, base: 0, inputs: 0 }),
+        overrides: FixedVec::new(Override { line: 0, flags: 0 }),
         pm_timer: None,
         tables: Tables { srat: None, slit: None },
     };
@@ -88,6 +91,11 @@ impl<'w> Firmware<'w> {
                         base: chip.global_system_interrupt_base,
                         inputs: 0,
                     });
+                }
+                MadtEntry::InterruptSourceOverride(entry) => {
+                    let _ = self
+                        .overrides
+                        .push(Override { line: entry.global_system_interrupt, flags: entry.flags });
                 }
                 _ => {}
             }

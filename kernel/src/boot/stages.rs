@@ -54,11 +54,19 @@ pub struct MemoryMap {
     /// Memory in use: kernel image, archive, what the loader keeps.
     kept: RangeList,
     archive: Option<PhysRange>,
+    /// The low pages that starting other CPUs needs are free.
+    can_start_cpus: bool,
 }
 
 /// Sorts the loader's memory map.
 pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> MemoryMap {
-    let mut map = MemoryMap { options, usable: ranges::EMPTY, kept: ranges::EMPTY, archive: None };
+    let mut map = MemoryMap {
+        options,
+        usable: ranges::EMPTY,
+        kept: ranges::EMPTY,
+        archive: None,
+        can_start_cpus: false,
+    };
     let clipped = |start: u64, end: u64| {
         PhysRange::new(PhysAddr::new(start), PhysAddr::new(end.min(window.limit())))
     };
@@ -90,10 +98,19 @@ pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> M
     if let Some(archive) = map.archive {
         keep(&mut map.kept, archive);
     }
+    let trampoline = handoff.ranges().iter().filter(|r| r.start < trampoline::PAGES.end.as_u64());
+    map.can_start_cpus = trampoline
+        .filter(|r| r.end > trampoline::PAGES.start.as_u64())
+        .all(|r| r.kind == MemoryKind::Usable)
+        && ranges_contain(&map.usable, trampoline::PAGES);
     // The first page has the firmware's interrupt table; the trampoline's pages start the other CPUs.
     keep(&mut map.kept, PhysRange::from_len(0, PAGE_SIZE));
     keep(&mut map.kept, trampoline::PAGES);
     map
+}
+
+fn ranges_contain(list: &RangeList, wanted: PhysRange) -> bool {
+    list.iter().any(|range| range.contains_range(wanted))
 }
 
 /// Ranges to keep are few and mostly adjacent; if they do not fit, memory in use would be handed out.
@@ -108,6 +125,7 @@ pub struct Described {
     map: MemoryMap,
     topology: &'static Topology,
     io_apics: FixedVec<ioapic::IoApicInfo, { ioapic::MAX_IO_APICS }>,
+    overrides: FixedVec<ioapic::Override, { ioapic::MAX_OVERRIDES }>,
     pm_timer: Option<u16>,
     path: &'static str,
     entry_tsc: u64,
@@ -131,16 +149,18 @@ pub fn topology(map: MemoryMap, handoff: &Handoff, window: &BootWindow) -> Descr
     for warning in topology.warnings() {
         println!("topology: {warning}");
     }
+    let map_cache = map.options.cache;
     // Constant from here on: the lock is never needed again.
     let topology: &'static Topology = MutexGuard::leak(topology);
     Described {
         map,
         topology,
         io_apics: firmware.io_apics,
+        overrides: firmware.overrides,
         pm_timer: firmware.pm_timer,
         path: handoff.path,
         entry_tsc: handoff.entry_tsc,
-        features: regs::init(),
+        features: regs::init(map_cache),
     }
 }
 
@@ -188,10 +208,12 @@ pub fn pools(described: Described, window: &BootWindow) -> Pools {
             topology,
             features: described.features,
             archive: map.archive,
+            can_start_cpus: map.can_start_cpus,
             pools: plan,
             free: MutexGuard::leak(free),
             kept: MutexGuard::leak(kept),
             io_apics: described.io_apics,
+            overrides: described.overrides,
             pm_timer: described.pm_timer,
         }),
     }
@@ -235,7 +257,9 @@ pub fn address_space(pools: Pools, window: BootWindow) -> ! {
     }
     let boot_root = cpu_spaces(machine, &spaces);
     paging::keep_node_spaces(spaces);
-    trampoline::prepare(&window, boot_root);
+    if machine.can_start_cpus {
+        trampoline::prepare(&window, boot_root);
+    }
     cpu_start::enter_kernel_space(window, boot_root, super::on_kernel_space)
 }
 
@@ -336,7 +360,7 @@ pub fn clocks(_: BootProcessor) -> Clocks {
         ),
         None => fatal(format_args!("no reference clock to calibrate the timers with")),
     }
-    ioapic::init(&machine.io_apics);
+    ioapic::init(&machine.io_apics, &machine.overrides);
     Clocks(())
 }
 
@@ -355,19 +379,27 @@ pub fn application_processors(_: Clocks) -> AllUp {
     let mut all = AllUp { missing: FixedVec::new(CpuId::new(0)) };
     super::placement::observe();
     paging::announce(CpuId::new(0), cpu_start::block_address(CpuId::new(0)));
-    let limit = machine.options.max_cpus.map_or(usize::MAX, |n| n as usize);
+    let wanted = if machine.can_start_cpus {
+        machine.options.max_cpus.map_or(usize::MAX, |n| n as usize)
+    } else {
+        println!("the pages at {} are in use; no other CPU can be started", trampoline::PAGES);
+        1
+    };
     let others = || machine.topology.cpus().iter().enumerate().skip(1);
-    for (_, described) in others().take_while(|(n, _)| *n < limit) {
+    for (_, described) in others().take(wanted.saturating_sub(1)) {
         cpu_start::reset(described.apic);
     }
-    clock::delay_us(10_000);
+    if wanted > 1 {
+        clock::delay_us(10_000);
+    }
     for (number, described) in others() {
         let id = CpuId::new(number as u16);
-        if number < limit && cpu_start::start(id, described.apic) {
+        let silent = machine.options.silent_cpu == Some(number as u32);
+        if number < wanted && cpu_start::start(id, described.apic, silent) {
             paging::announce(id, cpu_start::block_address(id));
             continue;
         }
-        if number < limit {
+        if number < wanted {
             println!("cpu {id} (APIC id {}) does not answer; left out", described.apic);
         }
         let _ = all.missing.push(id);
@@ -377,7 +409,7 @@ pub fn application_processors(_: Clocks) -> AllUp {
 
 /// Start-up of a CPU that is not the boot processor: what [`boot_processor`] does, for itself.
 pub fn application_processor() {
-    regs::init();
+    regs::init(machine::get().options.cache);
     cpu_start::load_tables();
     apic::init();
     let this = cpu::this();

@@ -93,18 +93,24 @@ pub fn load_tables() {
 
 /// Starts a CPU and waits until it is up. `false` if it has no address space or does not answer in time.
 ///
-/// The caller has sent it an INIT and waited 10 ms (SDM 3A 9.4.4.1).
-pub fn start(cpu: CpuId, apic_id: ApicId) -> bool {
+/// The caller has sent it an INIT and waited 10 ms (SDM 3A 9.4.4.1). To a `silent` CPU nothing is sent, so it
+/// does not answer.
+pub fn start(cpu: CpuId, apic_id: ApicId, silent: bool) -> bool {
     let root = ROOTS[cpu.index()].load(Ordering::Relaxed);
     if root == 0 {
         return false;
     }
     trampoline::expect(apic_id, PhysAddr::new(root));
-    apic::send_startup(trampoline::START_PAGE, apic_id);
+    let wake = || {
+        if !silent {
+            apic::send_startup(trampoline::START_PAGE, apic_id);
+        }
+    };
+    wake();
     let mut up = wait_for(cpu, FIRST_PATIENCE_US);
     if !up {
         // A processor that missed the first one takes the second; one that is starting ignores it.
-        apic::send_startup(trampoline::START_PAGE, apic_id);
+        wake();
         up = wait_for(cpu, PATIENCE_US);
     }
     trampoline::give_up();

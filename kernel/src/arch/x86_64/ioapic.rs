@@ -1,11 +1,18 @@
 //! Interrupt controllers of the board: the 8259 pair is masked for good, every I/O APIC input starts
 //! masked.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use kcore::layout;
+use kcore::types::{ApicId, CpuId};
 use spin::Mutex;
-use x2apic::ioapic::{IoApic, IrqFlags};
+use x2apic::ioapic::{IoApic, IrqFlags, IrqMode};
 use x86_64::instructions::port::Port;
 
+use super::vectors::{DEVICES, MAX_DEVICES};
+
+/// Most overrides kept: the ISA lines.
+pub const MAX_OVERRIDES: usize = 16;
 /// Most I/O APICs kept.
 pub const MAX_IO_APICS: usize = 8;
 
@@ -25,6 +32,7 @@ pub struct IoApicInfo {
     pub inputs: u32,
 }
 
+static LINES: AtomicU32 = AtomicU32::new(0);
 static CHIPS: Mutex<[Option<(IoApicInfo, IoApic)>; MAX_IO_APICS]> =
     Mutex::new([const { None }; MAX_IO_APICS]);
 
@@ -46,9 +54,39 @@ pub fn mask_8259() {
     }
 }
 
-/// Takes the I/O APICs, whose registers are mapped at [`virt`], and masks every input. Returns one more
-/// than the highest global system interrupt.
-pub fn init(found: &[IoApicInfo]) -> u32 {
+/// How a line signals, where the firmware says that it differs from the bus's habit (ACPI 6.5, 5.2.12.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Override {
+    /// The line (global system interrupt).
+    pub line: u32,
+    /// Polarity in bits 1:0, trigger mode in bits 3:2; 1 = high or edge, 3 = low or level, 0 = the bus's.
+    pub flags: u16,
+}
+
+/// Lines below this are the ISA bus's: edge-triggered, active high. The others are PCI's: level, low.
+const ISA_LINES: u32 = 16;
+
+fn signalling(line: u32, overrides: &[Override]) -> IrqFlags {
+    let flags = overrides.iter().find(|o| o.line == line).map_or(0, |o| o.flags);
+    let isa = line < ISA_LINES;
+    let low = match flags & 3 {
+        1 => false,
+        3 => true,
+        _ => !isa,
+    };
+    let level = match flags >> 2 & 3 {
+        1 => false,
+        3 => true,
+        _ => !isa,
+    };
+    let mut bits = IrqFlags::MASKED;
+    bits.set(IrqFlags::LOW_ACTIVE, low);
+    bits.set(IrqFlags::LEVEL_TRIGGERED, level);
+    bits
+}
+
+/// Takes the I/O APICs, whose registers are mapped at [`virt`], and masks every input.
+pub fn init(found: &[IoApicInfo], overrides: &[Override]) {
     let mut chips = CHIPS.lock();
     let mut end = 0;
     for (n, (slot, info)) in chips.iter_mut().zip(found).enumerate() {
@@ -60,7 +98,7 @@ pub fn init(found: &[IoApicInfo]) -> u32 {
             // SAFETY: a masked entry delivers nothing.
             unsafe {
                 let mut entry = chip.table_entry(input as u8);
-                entry.set_flags(IrqFlags::MASKED);
+                entry.set_flags(signalling(info.base + input, overrides));
                 entry.set_vector(super::vectors::SPURIOUS);
                 chip.set_table_entry(input as u8, entry);
             }
@@ -68,25 +106,63 @@ pub fn init(found: &[IoApicInfo]) -> u32 {
         end = end.max(info.base + inputs);
         *slot = Some((IoApicInfo { inputs, ..*info }, chip));
     }
-    end
+    LINES.store(end, Ordering::Relaxed);
 }
 
-/// Lets `edit` change the redirection entry of a global system interrupt; `None` if there is no such
-/// input.
-pub fn with_input<R>(
-    gsi: u32,
-    edit: impl FnOnce(&mut x2apic::ioapic::RedirectionTableEntry) -> R,
-) -> Option<R> {
+/// Number of interrupt lines: one more than the highest global system interrupt.
+pub fn lines() -> u32 {
+    LINES.load(Ordering::Relaxed)
+}
+
+/// The line has an input at some I/O APIC.
+pub fn is_available(line: u32) -> bool {
+    with_input(line, |_, _| ()).is_some()
+}
+
+/// Keeps the line from interrupting anybody. A level-triggered line that is still asserted fires again when it
+/// is unmasked.
+pub fn mask(line: u32) {
+    with_input(line, |chip, input| {
+        // SAFETY: owned registers.
+        unsafe { chip.disable_irq(input) };
+    });
+}
+
+/// Lets the line interrupt the CPU that it is routed to.
+pub fn unmask(line: u32) {
+    with_input(line, |chip, input| {
+        // SAFETY: owned registers; [`route`] has given it a vector with a handler.
+        unsafe { chip.enable_irq(input) };
+    });
+}
+
+/// Sends the line's interrupts, vector `DEVICES + line`, to a CPU. Masked or not, it stays so. False if there is
+/// no such line or CPU, or the CPU's APIC id is above 255, which needs interrupt remapping.
+pub fn route(line: u32, to: u16) -> bool {
+    let apic_id = crate::cpu::apic_id_of(CpuId::new(to)).map(ApicId::get);
+    let (Some(Ok(destination)), true) = (apic_id.map(u8::try_from), line < u32::from(MAX_DEVICES))
+    else {
+        return false;
+    };
+    let vector = DEVICES + line as u8;
+    with_input(line, |chip, input| {
+        // SAFETY: owned registers; vectors of devices have handlers on every CPU.
+        unsafe {
+            let mut entry = chip.table_entry(input);
+            entry.set_mode(IrqMode::Fixed);
+            entry.set_vector(vector);
+            entry.set_dest(destination);
+            chip.set_table_entry(input, entry);
+        }
+    })
+    .is_some()
+}
+
+fn with_input<R>(line: u32, act: impl FnOnce(&mut IoApic, u8) -> R) -> Option<R> {
     let mut chips = CHIPS.lock();
     let (info, chip) = chips
         .iter_mut()
         .flatten()
-        .find(|(info, _)| gsi >= info.base && gsi - info.base < info.inputs)?;
-    let input = (gsi - info.base) as u8;
-    // SAFETY: owned registers; vectors of devices have handlers.
-    let mut entry = unsafe { chip.table_entry(input) };
-    let result = edit(&mut entry);
-    // SAFETY: as above.
-    unsafe { chip.set_table_entry(input, entry) };
-    Some(result)
+        .find(|(info, _)| line >= info.base && line - info.base < info.inputs)?;
+    Some(act(chip, (line - info.base) as u8))
 }

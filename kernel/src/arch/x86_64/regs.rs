@@ -57,8 +57,8 @@ impl Features {
 }
 
 /// Sets CR0, CR4, EFER and the PAT of this CPU. The kernel must be running in long mode on page tables
-/// that use NX and write protection.
-pub fn init() -> Features {
+/// that use NX and write protection. Without `cache`, no line is cached from here on.
+pub fn init(cache: bool) -> Features {
     let features = Features::detect();
     let mut cr4 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION
         | Cr4Flags::OSFXSR
@@ -76,21 +76,27 @@ pub fn init() -> Features {
             cr4 |= flag;
         }
     }
+    let mut cr0 = Cr0Flags::PROTECTED_MODE_ENABLE
+        | Cr0Flags::MONITOR_COPROCESSOR
+        | Cr0Flags::EXTENSION_TYPE
+        | Cr0Flags::NUMERIC_ERROR
+        | Cr0Flags::WRITE_PROTECT
+        | Cr0Flags::ALIGNMENT_MASK
+        | Cr0Flags::PAGING;
+    if !cache {
+        // CD without NW: reads that hit are served, nothing is filled; empty after WBINVD (SDM 3A 12.5.3).
+        cr0 |= Cr0Flags::CACHE_DISABLE;
+    }
     // SAFETY: long mode stays on (PE, PG, PAE, LME), nothing the kernel's code relies on is turned off,
     // and the pages it uses are mapped consistently with NX, WP, SMEP and SMAP on every boot path.
     unsafe {
         Efer::update(|efer| {
             *efer |= EferFlags::NO_EXECUTE_ENABLE | EferFlags::SYSTEM_CALL_EXTENSIONS;
         });
-        Cr0::write(
-            Cr0Flags::PROTECTED_MODE_ENABLE
-                | Cr0Flags::MONITOR_COPROCESSOR
-                | Cr0Flags::EXTENSION_TYPE
-                | Cr0Flags::NUMERIC_ERROR
-                | Cr0Flags::WRITE_PROTECT
-                | Cr0Flags::ALIGNMENT_MASK
-                | Cr0Flags::PAGING,
-        );
+        Cr0::write(cr0);
+        if !cache {
+            core::arch::asm!("wbinvd", options(nostack, preserves_flags));
+        }
         Cr4::write(cr4);
         Msr::new(PAT).write(PAT_VALUE);
     }

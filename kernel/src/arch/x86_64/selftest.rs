@@ -108,9 +108,9 @@ pub fn read(at: u64) -> Option<Provoked> {
     provoke!("mov {t:l}, [{at}]"; at = in(reg) at)
 }
 
-/// Writes back the byte that is there.
+/// Writes a zero byte; where that must fail, nothing is changed.
 pub fn write(at: u64) -> Option<Provoked> {
-    provoke!("lock add byte ptr [{at}], 0"; at = in(reg) at)
+    provoke!("mov byte ptr [{at}], 0"; at = in(reg) at)
 }
 
 /// Calls code; what is there must return at once if it can be executed.
