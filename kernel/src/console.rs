@@ -35,6 +35,11 @@ pub fn with(write: impl FnOnce(&mut SerialPort)) {
     }
 }
 
+/// A character that arrived on the serial port, if any.
+pub fn read_byte() -> Option<u8> {
+    PORT.lock().as_mut()?.receive()
+}
+
 /// Prints bytes of a user program as they are, as one unit; not necessarily UTF-8.
 pub fn print_bytes(bytes: &[u8]) {
     if let Some(port) = PORT.lock().as_mut() {

@@ -13,25 +13,20 @@ use kcore::types::{ApicId, CpuId, NodeId, PhysAddr};
 
 use crate::arch::x86_64::selftest::Probe;
 use crate::boot::placement::Observed;
-
-/// Cache lines that assembly uses; the entry code asserts the offsets.
-#[repr(C, align(64))]
-pub struct Hot {
-    words: [Cell<u64>; 32],
-}
+use crate::sched::percpu::PerCpu;
 
 /// The block at the start of the CPU-local window.
 ///
 /// ```text
-/// 0x000  hot       entry and exit paths, IPC         owner only
-/// 0x100  identity  who this is                       written before the CPU starts
-/// 0x180  local     everything else of this CPU       owner only
-///  ...   shared    what other CPUs may touch         atomics, lines of their own
+/// 0x000  scheduling  entry and exit paths, IPC       owner only
+///  ...   identity    who this is                     written before the CPU starts
+///  ...   local       everything else of this CPU     owner only
+///  ...   shared      what other CPUs may touch       atomics, lines of their own
 /// ```
 #[repr(C, align(64))]
 pub struct CpuBlock {
-    /// First lines, for assembly.
-    pub hot: Hot,
+    /// Running thread, queues; the first line is for assembly.
+    pub scheduling: PerCpu,
     /// Who this is.
     pub identity: Identity,
     /// Owner-only state.
@@ -77,17 +72,15 @@ pub struct Shared {
 }
 
 const _: () = {
-    assert!(size_of::<Hot>() == 0x100);
     assert!(size_of::<CpuBlock>() as u64 <= cpu_local::BLOCK_SIZE);
-    assert!(core::mem::offset_of!(CpuBlock, hot) == 0);
-    assert!(core::mem::offset_of!(CpuBlock, identity) == 0x100);
+    assert!(core::mem::offset_of!(CpuBlock, scheduling) == 0);
 };
 
 impl CpuBlock {
     /// A block for a CPU that has not started.
-    pub const fn new(identity: Identity) -> Self {
+    pub fn new(identity: Identity) -> Self {
         CpuBlock {
-            hot: Hot { words: [const { Cell::new(0) }; 32] },
+            scheduling: PerCpu::new(&identity),
             identity,
             local: Local {
                 timer_interrupts: Cell::new(0),
@@ -197,4 +190,9 @@ impl NodePage {
         self.apic_ids[id.index()] = apic_id.get();
         self.nodes[id.index()] = node.get();
     }
+}
+
+/// Number of CPUs that are up or were expected to be: valid numbers are below.
+pub fn count() -> usize {
+    node_page().nr_cpus as usize
 }

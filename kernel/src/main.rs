@@ -5,21 +5,33 @@
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
-#![allow(dead_code, reason = "until threads and interprocess communication use what boot provides")]
+#![allow(dead_code)]
 
 #[expect(unsafe_code, reason = "the home of instructions, registers and page tables")]
 mod arch;
 mod boot;
 mod console;
 mod cpu;
+mod cross;
 mod interrupt;
+mod ipc;
+mod irq;
+mod kdb;
+mod kip;
 mod machine;
 #[expect(unsafe_code, reason = "places the pools in the memory they manage")]
 mod memory;
 mod panic;
+mod sched;
 mod selftest;
+mod space;
+mod syscall;
+mod thread;
+mod time;
+mod trap;
+mod util;
 
-/// Every CPU ends up here after its start-up, on its own stack with interrupts off. Placeholder: idles.
-fn start() -> ! {
-    arch::x86_64::cpu_ops::idle()
+/// Every CPU ends up here after its start-up, on its own stack with interrupts off: it becomes its idle thread.
+fn start(boot_processor: bool) -> ! {
+    sched::run(boot_processor)
 }

@@ -6,11 +6,14 @@
 //! all draw from the boot processor's, so that experiments can show what placement is worth.
 
 use kcore::layout::PAGE_SIZE;
-use kcore::pool::{Metadata, NodePool, OutOfMemory, PageDesc, PoolPlan, Pools, SharedPool};
+pub use kcore::pool::OutOfMemory;
+use kcore::pool::{Metadata, NodePool, PageDesc, PoolPlan, Pools, SharedPool};
 use kcore::types::{NodeId, PhysAddr, PhysRange};
 use spin::{Mutex, MutexGuard, Once};
 
 use crate::arch::x86_64::bootmem::BootWindow;
+
+pub mod frames;
 
 static DIRECTORY: Mutex<Pools> = Mutex::new(Pools::new());
 static POOLS: Once<&'static Pools> = Once::new();
@@ -105,4 +108,48 @@ fn zero(range: PhysRange) {
     debug_assert!(range.start.is_aligned(PAGE_SIZE));
     // SAFETY: just allocated, so nobody else knows it; pool memory is mapped at its window.
     unsafe { pointer::<u8>(range.start).write_bytes(0, range.len() as usize) };
+}
+
+/// Gives back one page.
+pub fn free_page(page: PhysAddr) {
+    free_pages(page, 1);
+}
+
+/// Gives back what [`alloc_pages`] gave.
+pub fn free_pages(start: PhysAddr, _count: u64) {
+    if let Err(error) = pools().free_at(start) {
+        panic!("free of {start}: {error:?}");
+    }
+}
+
+/// Free mapping nodes of a node, linked through their first words.
+static MAPPING_NODES: [Mutex<u64>; kcore::layout::MAX_NODES] =
+    [const { Mutex::new(0) }; kcore::layout::MAX_NODES];
+const MAPPING_NODE: u64 = 64;
+
+/// A mapping node of `home`; its content is arbitrary.
+pub fn alloc_mapping_node(home: NodeId) -> Option<PhysAddr> {
+    let mut list = MAPPING_NODES[home.index()].lock();
+    if *list == 0 {
+        let page = alloc_page(home).ok()?;
+        for n in 0..PAGE_SIZE / MAPPING_NODE {
+            let node = page.offset(n * MAPPING_NODE);
+            // SAFETY: inside a fresh pool page.
+            unsafe { pointer::<u64>(node).write(*list) };
+            *list = node.as_u64();
+        }
+    }
+    let node = PhysAddr::new(*list);
+    // SAFETY: a free node of this list.
+    *list = unsafe { pointer::<u64>(node).read() };
+    Some(node)
+}
+
+/// Gives back a mapping node.
+pub fn free_mapping_node(node: PhysAddr) {
+    let Some(home) = pools().node_of(node) else { return };
+    let mut list = MAPPING_NODES[home.index()].lock();
+    // SAFETY: the database does not use the node any more.
+    unsafe { pointer::<u64>(node).write(*list) };
+    *list = node.as_u64();
 }

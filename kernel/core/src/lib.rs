@@ -5,11 +5,15 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod decode;
 pub mod fixed;
+pub mod ipc;
 pub mod layout;
+pub mod mapdb;
 pub mod options;
 pub mod paging;
 pub mod pool;
+pub mod sched;
 pub mod slab;
 #[cfg(test)]
 mod testing;

@@ -148,6 +148,12 @@ pub struct PhysRange {
 }
 
 impl PhysRange {
+    /// The parts below `at` and from `at` on; either may be empty.
+    pub fn split_at(self, at: PhysAddr) -> (Self, Self) {
+        let at = at.clamp(self.start, self.end);
+        (Self::new(self.start, at), Self::new(at, self.end))
+    }
+
     /// The empty range at zero.
     pub const EMPTY: Self = Self { start: PhysAddr::ZERO, end: PhysAddr::ZERO };
 

@@ -9,14 +9,17 @@ pub mod acpi;
 pub mod handoff;
 pub mod placement;
 mod record;
+pub mod servers;
 mod stages;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::Handoff;
+use kcore::fixed::FixedVec;
 use kcore::options::{Exit, Failure};
-use kcore::types::CpuId;
+use kcore::types::{CpuId, PhysAddr};
 
+use crate::arch::x86_64::apic;
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::cpu_ops::{self, ExitCode};
 use crate::arch::x86_64::selftest as probe;
@@ -43,7 +46,8 @@ pub extern "C" fn on_kernel_space() -> ! {
     let all = stages::application_processors(clocks);
     cpu_ops::announce(cpu::current_number());
     finish(&all);
-    crate::start()
+    services();
+    crate::start(true)
 }
 
 /// The record, and what the options want done after it.
@@ -78,7 +82,7 @@ pub fn on_application_processor() -> ! {
     if machine::get().options.test.is_some() {
         selftest::serve();
     }
-    crate::start()
+    crate::start(false)
 }
 
 /// `panic=cpuN`: shows what a failure on that CPU looks like.
@@ -98,4 +102,20 @@ fn provoke_failure() {
         }
     }
     panic!("panic=cpu{me}: the provoked failure did not happen");
+}
+
+/// What threads need before the first of them runs.
+fn services() {
+    let machine = machine::get();
+    crate::time::init();
+    let mut registers = FixedVec::<PhysAddr, 16>::new(PhysAddr::ZERO);
+    let _ = registers.push(PhysAddr::new(apic::physical_base()));
+    for chip in machine.io_apics.iter() {
+        let _ = registers.push(PhysAddr::new(chip.phys));
+    }
+    crate::memory::frames::init(machine, &registers);
+    crate::irq::init(crate::arch::x86_64::ioapic::lines());
+    if crate::space::env::init().is_err() {
+        fatal(format_args!("no memory for the mapping database"));
+    }
 }

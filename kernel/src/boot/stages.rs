@@ -16,6 +16,7 @@ use super::handoff::{Handoff, MemoryKind};
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::paging::{self, Devices, ImageFrames, NodeSpace, NodeSpaces, Replica};
 use crate::arch::x86_64::regs::Features;
+use crate::arch::x86_64::tcb_area;
 use crate::arch::x86_64::{apic, clock, cpu_start, image, ioapic, regs, tables, trampoline};
 use crate::cpu::{self, Identity, NodePage};
 use crate::machine::{self, Machine};
@@ -331,6 +332,7 @@ fn cpu_spaces(machine: &Machine, spaces: &[(NodeId, NodeSpace)]) -> PhysAddr {
     for (node, space) in spaces {
         page.node = u32::from(node.get());
         paging::write_node_page(*node, space, &page);
+        tcb_area::learn(*node, space.root);
     }
     boot_root
 }

@@ -17,8 +17,10 @@ use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange, VirtAddr};
 use spin::Once;
 
 use super::tables::{Flags, Level, TableError, Tables};
-use super::{gdt, idt, image, ioapic};
+use super::{entry, gdt, idt, image, ioapic};
 use crate::cpu::{CpuBlock, Identity, NodePage};
+use crate::syscall::STUB_STRIDE;
+use l4abi::syscall::SyscallNo;
 
 /// The interrupt descriptor table of the node, next to the stub page.
 pub const IDT_PAGE: u64 = layout::STUB_PAGE.as_u64() + PAGE_SIZE;
@@ -122,8 +124,13 @@ pub fn build_node_space(
         window(idt).write_bytes(0, PAGE_SIZE as usize);
         idt::write_table(window(idt));
         window(no_ports).write_bytes(0xff, PAGE_SIZE as usize);
-        // A stub page without stubs: every byte is `int3` until the system call stubs are copied in.
+        // What is not a stub is `int3`.
         window(stubs).write_bytes(0xcc, PAGE_SIZE as usize);
+        for &call in SyscallNo::ALL {
+            let at = call as usize * STUB_STRIDE as usize;
+            let code = entry::stub_code(call);
+            window(stubs).add(at).copy_from_nonoverlapping(code.as_ptr(), code.len());
+        }
     }
     Ok(NodeSpace { root: space.root(), node_page, no_ports, zero_page, stubs, replica })
 }

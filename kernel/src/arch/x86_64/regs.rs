@@ -69,7 +69,6 @@ pub fn init(cache: bool) -> Features {
         (features.smep, Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
         (features.smap, Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
         (features.umip, Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
-        (features.fsgsbase, Cr4Flags::FSGSBASE),
         (features.xsave, Cr4Flags::OSXSAVE),
     ] {
         if present {
@@ -106,6 +105,13 @@ pub fn init(cache: bool) -> Features {
 /// Physical address of the root table in use.
 pub fn cr3() -> PhysAddr {
     PhysAddr::new(Cr3::read().0.start_address().as_u64())
+}
+
+/// Forgets why the last debug exception came (DR6 is never cleared by the processor).
+pub fn clear_debug_status() {
+    const NO_REASON: u64 = 0xFFFF_0FF0;
+    // SAFETY: only says why a past exception came.
+    unsafe { core::arch::asm!("mov dr6, {}", in(reg) NO_REASON, options(nomem, nostack)) };
 }
 
 /// Address of the last page fault.

@@ -35,6 +35,12 @@ impl SerialPort {
         unsafe { Uart16550::new_port(COM1) }.ok()
     }
 
+    /// A byte that arrived, if any.
+    pub fn receive(&mut self) -> Option<u8> {
+        let mut byte = [0];
+        (self.0.receive_bytes(&mut byte) == 1).then_some(byte[0])
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, mut bytes: &[u8]) {
         let mut patience = PATIENCE;

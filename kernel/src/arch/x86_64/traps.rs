@@ -8,7 +8,7 @@
 use core::arch::global_asm;
 use core::fmt;
 
-use super::{apic, cpu_ops, selftest, vectors};
+use super::{cpu_ops, selftest, vectors};
 use crate::cpu;
 
 /// Registers of the interrupted code, as the stubs push them.
@@ -56,11 +56,19 @@ global_asm!(
             push 0
         .endif
         push vector
-        jmp trap_common
+        // These have stacks of their own and never touch the running thread.
+        .if vector == 2 || vector == 8 || vector == 18
+            jmp trap_in_kernel
+        .else
+            jmp trap_common
+        .endif
         .set vector, vector + 1
     .endr
 
     trap_common:
+        test byte ptr [rsp + 24], 3
+        jnz trap_from_user_level
+    trap_in_kernel:
         push rax
         push rcx
         push rdx
@@ -116,10 +124,8 @@ pub fn stub(vector: u8) -> u64 {
 extern "C" fn trap(frame: &mut TrapFrame) {
     let vector = frame.vector as u8;
     if vector >= vectors::FIRST_INTERRUPT && cpu::local_window_live() {
-        if vector != vectors::SPURIOUS {
-            crate::interrupt::in_kernel(vector);
-            apic::end_of_interrupt();
-        }
+        crate::interrupt::in_kernel(vector);
+        crate::trap::interrupt_in_kernel(vector);
         return;
     }
     exception(frame);

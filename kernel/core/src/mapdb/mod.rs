@@ -1,0 +1,36 @@
+//! The mapping database: which page came from which, and how to take it back.
+//!
+//! See docs/design/mapping.md.
+
+mod env;
+mod flush;
+mod kernel_page;
+mod map;
+mod node;
+pub mod pte;
+mod revoke;
+mod root;
+mod session;
+mod unmap;
+
+#[cfg(test)]
+mod tests;
+
+pub use env::{Env, FrameInfo, SpaceRef};
+pub use flush::{FlushRange, FlushSet, RANGES};
+pub use map::MapOp;
+pub use session::{OutOfMemory, Session};
+pub use unmap::{DeleteOp, USER_END, UnmapOp};
+
+/// How far a step has got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Progress {
+    /// The operation is complete.
+    Done,
+    /// The budget is used up; call `step` again.
+    More,
+}
+
+const _: () = assert!(size_of::<MapOp>() <= 128);
+const _: () = assert!(size_of::<UnmapOp>() <= 128);

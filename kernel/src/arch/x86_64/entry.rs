@@ -1,0 +1,216 @@
+//! The doors between user level and the kernel: SYSCALL, interrupts and exceptions in, SYSRET and IRETQ out.
+//!
+//! Everything that enters from user level saves the user registers into the current thread's TCB, moves to
+//! the CPU's one kernel stack and calls Rust, which answers with the thread to run next; [`exit`](self) takes
+//! that thread's registers from its TCB. So nothing on the kernel stack ever survives a switch, and a thread
+//! can be moved, aborted or deleted by looking at its TCB alone.
+//!
+//! Interrupts from kernel mode happen only in the idle loop (nowhere else are they enabled): they nest on the
+//! stack, do their work and return to the loop, which looks again. Exceptions from kernel mode are bugs.
+//! NMI, double fault and machine check have stacks of their own and never touch the TCB.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use kcore::layout::{CPU_LOCAL, cpu_local};
+use l4abi::syscall::SyscallNo;
+use x86_64::registers::model_specific::Msr;
+use x86_64::registers::rflags::RFlags;
+
+use super::gdt;
+use crate::sched::percpu::PerCpu;
+use crate::thread::tcb::{Tcb, reg};
+
+/// Offset of a saved register in a TCB.
+const fn saved(slot: usize) -> usize {
+    offset_of!(Tcb, regs) + slot * 8
+}
+
+/// Absolute address of a field of the CPU block, as a sign-extended 32-bit displacement.
+const fn cpu_field(offset: usize) -> i32 {
+    (CPU_LOCAL.as_u64().wrapping_add(offset as u64)) as i32
+}
+
+global_asm!(
+    r#"
+    .macro SAVE_TO base
+        mov [\base + {R9}], r9
+        mov [\base + {RBX}], rbx
+        mov [\base + {R10}], r10
+        mov [\base + {R12}], r12
+        mov [\base + {R13}], r13
+        mov [\base + {R14}], r14
+        mov [\base + {R15}], r15
+        mov [\base + {RDI}], rdi
+        mov [\base + {RSI}], rsi
+        mov [\base + {RDX}], rdx
+        mov [\base + {R8}], r8
+        mov [\base + {RCX}], rcx
+        mov [\base + {RBP}], rbp
+        mov [\base + {R11}], r11
+    .endm
+    .macro LOAD_FROM_RDI
+        mov r9, [rdi + {R9}]
+        mov rax, [rdi + {RAX}]
+        mov rbx, [rdi + {RBX}]
+        mov r10, [rdi + {R10}]
+        mov r12, [rdi + {R12}]
+        mov r13, [rdi + {R13}]
+        mov r14, [rdi + {R14}]
+        mov r15, [rdi + {R15}]
+        mov rsi, [rdi + {RSI}]
+        mov rdx, [rdi + {RDX}]
+        mov r8, [rdi + {R8}]
+        mov rbp, [rdi + {RBP}]
+    .endm
+
+    # --- SYSCALL: RCX = return address in the stub page, R11 = flags, RSP = the user's --------------------
+    .global syscall_entry
+    .align 64
+    syscall_entry:
+        mov [{USER_RSP}], rsp
+        mov rsp, [{CURRENT}]
+        SAVE_TO rsp
+        mov [rsp + {RAX}], rax
+        mov rax, [{USER_RSP}]
+        mov [rsp + {RIP}], rcx
+        mov [rsp + {RFLAGS}], r11
+        mov [rsp + {RSP}], rax
+        mov qword ptr [rsp + {EXIT}], 0
+        mov rdi, rcx
+        mov rsi, rsp
+        mov rsp, {STACK_TOP}
+        call {syscall}
+        mov rdi, rax
+        # falls through
+
+    # --- out: RDI = TCB of the thread to run ---------------------------------------------------------------
+    .global exit_to_user
+    exit_to_user:
+        cmp qword ptr [rdi + {EXIT}], 0
+        jne 1f
+        LOAD_FROM_RDI
+        mov rcx, [rdi + {RIP}]
+        mov r11, [rdi + {RFLAGS}]
+        mov rsp, [rdi + {RSP}]
+        mov rdi, [rdi + {RDI}]
+        sysretq
+    1:
+        mov rsp, {STACK_TOP}
+        push {USER_SS}
+        push qword ptr [rdi + {RSP}]
+        push qword ptr [rdi + {RFLAGS}]
+        push {USER_CS}
+        push qword ptr [rdi + {RIP}]
+        LOAD_FROM_RDI
+        mov rcx, [rdi + {RCX}]
+        mov r11, [rdi + {R11}]
+        mov rdi, [rdi + {RDI}]
+        iretq
+
+    # --- traps at user level: stack = vector, error code, RIP, CS, RFLAGS, RSP, SS (`traps` sorts out the rest) ---
+    .global trap_from_user_level
+    .align 16
+    trap_from_user_level:
+        cld
+        push rax
+        mov rax, [{CURRENT}]
+        SAVE_TO rax
+        pop rcx
+        mov [rax + {RAX}], rcx
+        mov rcx, [rsp + 16]
+        mov [rax + {RIP}], rcx
+        mov rcx, [rsp + 32]
+        mov [rax + {RFLAGS}], rcx
+        mov rcx, [rsp + 40]
+        mov [rax + {RSP}], rcx
+        mov qword ptr [rax + {EXIT}], 1
+        mov rdi, [rsp]
+        mov rsi, [rsp + 8]
+        mov rdx, rax
+        mov rsp, {STACK_TOP}
+        call {trap_from_user}
+        mov rdi, rax
+        jmp exit_to_user
+
+    "#,
+    R9 = const saved(reg::R9),
+    RAX = const saved(reg::RAX),
+    RBX = const saved(reg::RBX),
+    R10 = const saved(reg::R10),
+    R12 = const saved(reg::R12),
+    R13 = const saved(reg::R13),
+    R14 = const saved(reg::R14),
+    R15 = const saved(reg::R15),
+    RDI = const saved(reg::RDI),
+    RSI = const saved(reg::RSI),
+    RDX = const saved(reg::RDX),
+    R8 = const saved(reg::R8),
+    RCX = const saved(reg::RCX),
+    RBP = const saved(reg::RBP),
+    R11 = const saved(reg::R11),
+    RIP = const saved(reg::RIP),
+    RFLAGS = const saved(reg::RFLAGS),
+    RSP = const saved(reg::RSP),
+    EXIT = const offset_of!(Tcb, exit),
+    CURRENT = const cpu_field(offset_of!(PerCpu, current)),
+    USER_RSP = const cpu_field(offset_of!(PerCpu, user_rsp)),
+    STACK_TOP = const cpu_field(cpu_local::KERNEL_STACK_TOP as usize),
+    USER_CS = const gdt::USER_CODE,
+    USER_SS = const gdt::USER_DATA,
+    syscall = sym crate::syscall::syscall_from_user,
+    trap_from_user = sym crate::trap::trap_from_user,
+);
+
+unsafe extern "C" {
+    /// SYSCALL entry.
+    safe static syscall_entry: u8;
+    fn exit_to_user(next: u64) -> !;
+}
+
+/// Address of the SYSCALL entry, for LSTAR.
+pub fn syscall_entry_address() -> u64 {
+    &raw const syscall_entry as u64
+}
+
+/// SYSCALL; RET.
+const STUB: [u8; 3] = [0x0F, 0x05, 0xC3];
+/// MOV RBP, R11 before it: SYSCALL takes R11, in which MemoryControl's fourth attribute comes.
+const STUB_KEEPING_R11: [u8; 6] = [0x4C, 0x89, 0xDD, 0x0F, 0x05, 0xC3];
+
+/// The code of the stub of `call`. SYSRET only ever returns behind one of these.
+pub fn stub_code(call: SyscallNo) -> &'static [u8] {
+    match call {
+        SyscallNo::MemoryControl => &STUB_KEEPING_R11,
+        _ => &STUB,
+    }
+}
+
+/// Makes SYSCALL enter the kernel on this CPU.
+pub fn init() {
+    let star = u64::from(gdt::SYSRET_BASE) << 48 | u64::from(gdt::KERNEL_CODE) << 32;
+    // Interrupts off, direction up, no single steps, no alignment checks, no nested task in the kernel.
+    let mask = (RFlags::INTERRUPT_FLAG
+        | RFlags::DIRECTION_FLAG
+        | RFlags::TRAP_FLAG
+        | RFlags::ALIGNMENT_CHECK
+        | RFlags::NESTED_TASK)
+        .bits();
+    // SAFETY: the selectors are those of the descriptor table, the entry is `syscall_entry`.
+    unsafe {
+        Msr::new(STAR).write(star);
+        Msr::new(LSTAR).write(syscall_entry_address());
+        Msr::new(SFMASK).write(mask);
+    }
+}
+
+const STAR: u32 = 0xC000_0081;
+const LSTAR: u32 = 0xC000_0082;
+const SFMASK: u32 = 0xC000_0084;
+
+/// Leaves the kernel for the first time on this CPU.
+pub fn start(next: &Tcb) -> ! {
+    // SAFETY: `next` was chosen and activated by the scheduler on this CPU: its space is loaded and its saved
+    // registers are complete. The present stack is abandoned, which `!` allows.
+    unsafe { exit_to_user(core::ptr::from_ref(next) as u64) }
+}

@@ -1,0 +1,127 @@
+//! Pages behind the slots of the TCB array.
+//!
+//! Every node has its own tables for the array (l4-smp 8.6, numa-l4 4.1.3). At first one leaf table per node
+//! serves all of it, and every slot shows the node's zero page; a group of 512 slots gets a leaf table of its
+//! own, on every node, when its first thread is created.
+//!
+//! A CPU may still have the old translation of a slot after a change. Looking a thread up therefore drops the
+//! slot's translation and looks again before it says that there is no such thread (`thread::lookup`), so neither
+//! creation nor deletion has to interrupt anybody. A page that leaves the array has id 0 and is kept until no
+//! CPU can have its translation ([`unmap`]).
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use kcore::layout::{MAX_NODES, TABLE_ENTRIES};
+use kcore::types::{NodeId, PhysAddr, ThreadNo, VirtAddr};
+use spin::Mutex;
+
+use super::cpulocal;
+use super::paging;
+use super::tables::{self, Flags};
+use crate::memory;
+
+const KERNEL_RW: u64 =
+    Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE).union(Flags::GLOBAL).bits()
+        | ACCESSED_DIRTY;
+/// Set from the start, so that the processor never has to write the entry.
+const ACCESSED_DIRTY: u64 = 0x60;
+const TABLE: u64 = Flags::PRESENT.union(Flags::WRITABLE).bits();
+const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
+
+/// What a node needs to change its view of the array.
+struct NodeView {
+    /// Physical address of the directory whose entries name leaf tables; 0 = no such node.
+    directory: AtomicU64,
+    /// The leaf table that all slots shared at first.
+    shared_leaf: AtomicU64,
+    /// The entry that shows the zero page.
+    zero_entry: AtomicU64,
+}
+
+static VIEWS: [NodeView; MAX_NODES] = [const {
+    NodeView {
+        directory: AtomicU64::new(0),
+        shared_leaf: AtomicU64::new(0),
+        zero_entry: AtomicU64::new(0),
+    }
+}; MAX_NODES];
+
+/// Serialises changes of the array's tables; lookups take no lock.
+static CHANGE: Mutex<()> = Mutex::new(());
+
+fn read(table: PhysAddr, index: usize) -> u64 {
+    // SAFETY: tables of the array are pool pages, mapped at their window for ever.
+    unsafe { paging::window(table).cast::<u64>().add(index & 511).read_volatile() }
+}
+
+fn write(table: PhysAddr, index: usize, entry: u64) {
+    // SAFETY: as above; changed only under `CHANGE`, one aligned word at a time.
+    unsafe { paging::window(table).cast::<u64>().add(index & 511).write_volatile(entry) };
+}
+
+/// Learns the tables of `node` from its root table. Called once per node at boot.
+pub fn learn(node: NodeId, root: PhysAddr) {
+    let at = kcore::layout::TCB_AREA;
+    // SAFETY: page tables of the kernel lie in pools.
+    let walk = tables::walk(root, at, |p| Some(unsafe { *(p.window().as_u64() as *const u64) }));
+    let Some(walk) = walk else { return };
+    let view = &VIEWS[node.index()];
+    view.directory.store(walk.tables[2].as_u64(), Ordering::Relaxed);
+    view.shared_leaf.store(walk.tables[3].as_u64(), Ordering::Relaxed);
+    view.zero_entry.store(read(walk.tables[3], 0), Ordering::Relaxed);
+}
+
+fn views() -> impl Iterator<Item = (NodeId, &'static NodeView)> {
+    VIEWS
+        .iter()
+        .enumerate()
+        .filter(|(_, v)| v.directory.load(Ordering::Relaxed) != 0)
+        .map(|(i, v)| (NodeId::new(i as u8), v))
+}
+
+/// The node's own leaf table for the group of `number`, made if it is still the shared one.
+fn own_leaf(node: NodeId, view: &NodeView, number: ThreadNo) -> Option<PhysAddr> {
+    let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
+    let index = number.index() / TABLE_ENTRIES;
+    let leaf = PhysAddr::new(read(directory, index) & ADDRESS);
+    if leaf.as_u64() != view.shared_leaf.load(Ordering::Relaxed) {
+        return Some(leaf);
+    }
+    let fresh = memory::alloc_page(node).ok()?;
+    for slot in 0..TABLE_ENTRIES {
+        write(fresh, slot, view.zero_entry.load(Ordering::Relaxed));
+    }
+    // The content is the same as before, so no translation that anybody has becomes wrong.
+    write(directory, index, fresh.as_u64() | TABLE);
+    Some(fresh)
+}
+
+/// Shows `page` in the slot of `number` on every node. False if a node has no memory for the table.
+pub fn map(number: ThreadNo, page: PhysAddr) -> bool {
+    let _guard = CHANGE.lock();
+    if !views().all(|(node, view)| own_leaf(node, view, number).is_some()) {
+        return false;
+    }
+    set_all(number, |_| page.as_u64() | KERNEL_RW);
+    true
+}
+
+/// Shows the zero page in the slot of `number` again and answers the page that was there.
+pub fn unmap(number: ThreadNo) -> Option<PhysAddr> {
+    let _guard = CHANGE.lock();
+    let (_, view) = views().next()?;
+    let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
+    let leaf = PhysAddr::new(read(directory, number.index() / TABLE_ENTRIES) & ADDRESS);
+    let page = PhysAddr::new(read(leaf, number.index() % TABLE_ENTRIES) & ADDRESS);
+    set_all(number, |view| view.zero_entry.load(Ordering::Relaxed));
+    Some(page)
+}
+
+fn set_all(number: ThreadNo, entry: impl Fn(&NodeView) -> u64) {
+    for (_, view) in views() {
+        let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
+        let leaf = PhysAddr::new(read(directory, number.index() / TABLE_ENTRIES) & ADDRESS);
+        write(leaf, number.index() % TABLE_ENTRIES, entry(view));
+    }
+    cpulocal::forget_page(VirtAddr::new(number.tcb().as_u64()));
+}

@@ -1,0 +1,278 @@
+//! IPC, the complete path (reference 5).
+//!
+//! A rendezvous has one shape whoever comes second: [`deliver`] moves the message from a thread in its send
+//! phase to a thread in its receive phase, both on this CPU, then each goes on with what it does next:
+//! the sender with its receive phase ([`sent`]), the receiver to user level. A transfer that cannot finish at
+//! once (a page fault in a string, a long mapping) parks both in `Sending` and `Receiving` and continues in
+//! the receiver's name.
+//!
+//! The fast path in `arch::x86_64::fastpath` is a shortcut of `send_phase` + `deliver` + `receive_phase` for
+//! the case in which every test below has its common outcome; it changes nothing that this path would not.
+
+pub mod cancel;
+pub mod kernel_msg;
+pub mod result;
+pub mod strings;
+pub mod timeout;
+pub mod transfer;
+
+use kcore::ipc::{Awaited, Identity, Key, State, accepts, meet::may_propagate};
+use l4abi::error::IpcCode;
+use l4abi::id::ThreadId;
+use l4abi::tag::{MAX_WORDS, MsgTag, TagFlags};
+
+use crate::ipc::result::{Phase, fail};
+use crate::ipc::transfer::Outcome;
+use crate::sched::percpu::PerCpu;
+use crate::sched::{self, Next, work};
+use crate::thread::tcb::{TcbRef, reg};
+use crate::thread::{self, utcb};
+
+/// The Ipc system call of `me`, the current thread.
+pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
+    me.timeouts.set(me.reg(reg::R8));
+    let from = me.reg(reg::RDX);
+    match me.reg(reg::RSI) {
+        0 => {
+            me.set_reg(reg::R9, 0);
+            receive_phase(cpu, me, from, Next::Thread(me))
+        }
+        to => send_phase(cpu, me, to, from),
+    }
+}
+
+/// A thread as IPC partners may name it.
+#[inline]
+pub fn identity(t: TcbRef) -> Identity {
+    Identity { global: t.id.get(), space: space_token(t) }
+}
+
+/// An opaque word that two threads share exactly if they are in the same space.
+#[inline]
+pub fn space_token(t: TcbRef) -> u64 {
+    t.space.get().map_or(0, |s| core::ptr::from_ref(s) as u64)
+}
+
+/// Whether waiting `receiver` takes what `sender` has to say.
+#[inline]
+pub fn takes(receiver: TcbRef, sender: TcbRef) -> bool {
+    let awaited = receiver.awaited.get();
+    if awaited == sender.id.get() || awaited == Awaited::ANY.0 {
+        return true;
+    }
+    let speaks_for = match sender.virtual_sender.get() {
+        0 => None,
+        v => thread::lookup(v).map(identity),
+    };
+    accepts(Awaited(awaited), space_token(receiver), identity(sender), speaks_for)
+}
+
+/// Send phase of `me` to `to`, then a receive phase from `from` (0 = none).
+fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
+    me.then_receive.set(from);
+    me.virtual_sender.set(0);
+    let Some(mut dest) = thread::resolve(me, to) else {
+        return match crate::irq::acknowledge(me, to) {
+            true => sent(cpu, me, Next::Thread(me)),
+            false => fail(cpu, me, Phase::Send, IpcCode::NoPartner, 0),
+        };
+    };
+    if let Some(redirector) = thread::redirect(me, dest) {
+        utcb::set_intended_receiver(redirector, dest.id.get());
+        dest = redirector;
+    }
+    if MsgTag::from_raw(me.reg(reg::R9)).is_propagated() {
+        propagate(cpu, me, dest);
+    }
+    if dest.key().cpu() != me.key().cpu() {
+        return crate::cross::send(cpu, me, dest);
+    }
+    send_local(cpu, me, dest)
+}
+
+/// The send phase when both threads are on this CPU.
+pub fn send_local(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
+    if dest.state() == State::Waiting && takes(dest, me) {
+        return deliver(cpu, me, dest);
+    }
+    match timeout::send_deadline(me) {
+        timeout::Deadline::Now => fail(cpu, me, Phase::Send, IpcCode::Timeout, 0),
+        deadline => {
+            poll_at(cpu, me, dest, deadline);
+            Next::Schedule
+        }
+    }
+}
+
+/// Queues `me` at `dest` until that takes its message.
+pub fn poll_at(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: timeout::Deadline) {
+    me.set_state(State::Polling);
+    me.partner.set(Some(dest));
+    dest.senders.push_back(me);
+    timeout::start(cpu, me, deadline);
+}
+
+/// Checks the virtual sender that `me` names and, if allowed, sends in its name. If not allowed the flag is
+/// dropped without an error (reference 5.4).
+fn propagate(_cpu: &PerCpu, me: TcbRef, dest: TcbRef) {
+    let claimed = thread::lookup(utcb::virtual_sender(me)).filter(|v| {
+        let redirector = v.space.get().is_some_and(|s| s.redirector() == me.id.get());
+        may_propagate(identity(me), identity(v), space_token(dest), redirector)
+    });
+    match claimed {
+        None => me.set_reg(
+            reg::R9,
+            MsgTag::from_raw(me.reg(reg::R9)).with_flags(TagFlags::empty()).raw(),
+        ),
+        Some(v) => {
+            me.virtual_sender.set(v.id.get());
+            // The virtual sender waits for the reply of the real one: it shall wait for the receiver's.
+            if v.key().cpu() == me.key().cpu()
+                && v.state() == State::Waiting
+                && v.awaited.get() == me.id.get()
+            {
+                v.awaited.set(dest.id.get());
+            }
+        }
+    }
+}
+
+/// Moves the message of `sender` to `dest`, which waits for it. Both are on this CPU; either may be current.
+fn deliver(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Next {
+    match begin_transfer(cpu, sender, dest) {
+        Outcome::Done => sent(cpu, sender, Next::Thread(dest)),
+        Outcome::Failed => {
+            sched::enqueue(cpu, dest);
+            Next::Thread(sender)
+        }
+        Outcome::Parked(next) => next,
+    }
+}
+
+/// The message part of a rendezvous: afterwards `dest` is ready but not queued, or both are parked.
+pub fn begin_transfer(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Outcome {
+    sched::clear_wakeup(cpu, dest);
+    let tag = transfer::tag_of(sender);
+    if tag.typed() == 0 && tag.untyped() <= MAX_WORDS {
+        transfer::words(sender, dest, tag);
+        result::received(dest, sender, tag);
+        return Outcome::Done;
+    }
+    transfer::begin(cpu, sender, dest, tag)
+}
+
+/// The send phase of `sender` is over: its receive phase, or back to user level. `partner` is who runs if
+/// the sender blocks; if it does not, the partner is made ready beside it.
+pub fn sent(cpu: &PerCpu, sender: TcbRef, partner: Next) -> Next {
+    if sender.kernel_ipc.get().is_active() {
+        return kernel_msg::sent(cpu, sender, partner);
+    }
+    match sender.then_receive.get() {
+        0 => {
+            result::send_only(sender);
+            go_on(cpu, sender, partner)
+        }
+        from => receive_phase(cpu, sender, from, partner),
+    }
+}
+
+/// `me` stays runnable although it might have blocked: `partner` becomes ready beside it.
+fn go_on(cpu: &PerCpu, me: TcbRef, partner: Next) -> Next {
+    if let Next::Thread(p) = partner
+        && p != me
+    {
+        sched::enqueue(cpu, p);
+    }
+    me.set_state(State::Ready);
+    if cpu.current.get() == me {
+        return Next::Thread(me);
+    }
+    sched::enqueue(cpu, me);
+    partner
+}
+
+/// Receive phase of `me`. If nothing can be received at once the thread waits and `partner` runs.
+pub fn receive_phase(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Next {
+    if from == 0 {
+        me.set_reg(reg::RSI, 0);
+        return go_on(cpu, me, partner);
+    }
+    let Some(awaited) = awaited(me, from) else {
+        let _ = fail(cpu, me, Phase::Receive, IpcCode::NoPartner, 0);
+        return go_on(cpu, me, partner);
+    };
+    me.awaited.set(awaited.0);
+    if !me.senders.is_empty()
+        && let Some(sender) = me.senders.find(|s| takes(me, s))
+    {
+        if cpu.current.get() != me {
+            // Not on behalf of others: chains of rendezvous would nest without bound.
+            me.then_receive.set(from);
+            me.set_state(State::Ready);
+            work::set(me, work::Work::Receive);
+            sched::enqueue(cpu, me);
+            return partner;
+        }
+        return receive_from(cpu, me, sender, partner);
+    }
+    if crate::irq::receive_pending(me) {
+        return go_on(cpu, me, partner);
+    }
+    match timeout::receive_deadline(me) {
+        timeout::Deadline::Now => {
+            let _ = fail(cpu, me, Phase::Receive, IpcCode::Timeout, 0);
+            go_on(cpu, me, partner)
+        }
+        deadline => {
+            me.set_state(State::Waiting);
+            timeout::start(cpu, me, deadline);
+            match partner {
+                Next::Thread(p) if p == me => Next::Schedule,
+                other => other,
+            }
+        }
+    }
+}
+
+/// `me`, current and about to wait, takes the message of `sender`, which is queued at it.
+fn receive_from(cpu: &PerCpu, me: TcbRef, sender: TcbRef, partner: Next) -> Next {
+    if let Next::Thread(p) = partner
+        && p != me
+    {
+        sched::enqueue(cpu, p);
+    }
+    me.senders.remove(sender);
+    me.set_state(State::Waiting);
+    if sender.key().cpu() != me.key().cpu() {
+        return crate::cross::accept(cpu, me, sender);
+    }
+    sched::clear_wakeup(cpu, sender);
+    sender.partner.set(None);
+    match begin_transfer(cpu, sender, me) {
+        Outcome::Done => {
+            // The sender goes on with its receive phase or returns; `me` continues with the message.
+            let _ = sent(cpu, sender, Next::Thread(me));
+            Next::Thread(me)
+        }
+        Outcome::Failed => {
+            sched::enqueue(cpu, sender);
+            Next::Thread(me)
+        }
+        Outcome::Parked(next) => next,
+    }
+}
+
+/// What a from-specifier means for `me`; none if it names no thread.
+fn awaited(me: TcbRef, from: u64) -> Option<Awaited> {
+    match ThreadId::from_raw(from) {
+        ThreadId::ANY => Some(Awaited::ANY),
+        ThreadId::ANY_LOCAL => Some(Awaited::ANY_LOCAL),
+        id if crate::irq::is_irq_id(id) => Some(Awaited(from)),
+        _ => thread::resolve(me, from).map(|t| Awaited(t.id.get())),
+    }
+}
+
+/// Whether `t` may be the receiver of the fast path's shape; for the debugger and tests.
+pub fn is_plainly_waiting(t: TcbRef) -> bool {
+    t.key() == Key::new(State::Waiting, t.key().cpu())
+}

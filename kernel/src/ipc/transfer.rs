@@ -1,0 +1,173 @@
+//! Moving a message: words, then typed items in order (reference 5.6).
+//!
+//! Words of a user message come from the sender's saved registers (MR1..MR7) and its UTCB (MR8..); words of a
+//! kernel message from [`kernel_msg`]. Typed items run as a loop over the sender's item words with its state in
+//! the receiver's TCB, so that it can stop at a fault or for a preemption and go on later.
+
+use core::cell::Cell;
+
+use kcore::ipc::Key;
+use l4abi::error::IpcCode;
+use l4abi::item::ItemHead;
+use l4abi::tag::{MAX_WORDS, MsgTag};
+
+use crate::ipc::strings::{self, Copy};
+use crate::ipc::{kernel_msg, result};
+use crate::sched::Next;
+use crate::sched::percpu::PerCpu;
+use crate::space::mapping;
+use crate::thread::tcb::{TcbRef, reg};
+use crate::thread::utcb;
+
+/// How the message part of a rendezvous went.
+pub enum Outcome {
+    /// Complete: the receiver is ready, not queued; the sender's send phase is over.
+    Done,
+    /// Failed: both have their error and are ready, neither is queued.
+    Failed,
+    /// Neither: both are parked; this runs next.
+    Parked(Next),
+}
+
+/// How one typed item went.
+pub enum Item {
+    /// Moved.
+    Done,
+    /// The message ends here with an error for sender and receiver.
+    Failed(IpcCode, IpcCode),
+    /// Stopped; [`resume`] goes on when the receiver runs again.
+    Parked(Next),
+}
+
+/// Typed items in flight. Belongs to the receiver.
+pub struct Transfer {
+    /// MR index of the item to be moved next.
+    pub next_item: Cell<usize>,
+    /// Strings: where the copy stands.
+    pub copy: Copy,
+}
+
+impl Transfer {
+    /// Nothing in flight.
+    pub const fn new() -> Self {
+        Self { next_item: Cell::new(0), copy: Copy::new() }
+    }
+
+    /// Nothing in flight any more.
+    pub fn reset(&self) {
+        self.next_item.set(0);
+        self.copy.reset();
+    }
+}
+
+/// Whether no string of a message to `t` is under way.
+pub fn is_idle(t: TcbRef) -> bool {
+    !t.transfer.copy.is_active()
+}
+
+/// The tag of the message that `t` sends.
+#[inline]
+pub fn tag_of(t: TcbRef) -> MsgTag {
+    if t.key().has(Key::KERNEL_IPC) { kernel_msg::tag(t) } else { MsgTag::from_raw(t.reg(reg::R9)) }
+}
+
+/// Word `i` (from 1) of the message that `t` sends.
+#[inline]
+pub fn word(t: TcbRef, i: usize) -> u64 {
+    if t.key().has(Key::KERNEL_IPC) {
+        kernel_msg::word(t, i)
+    } else if i < 8 {
+        t.reg(reg::R9 + i)
+    } else {
+        utcb::mr(t, i)
+    }
+}
+
+/// Copies all words of the message, typed items included, verbatim. A receiver in a kernel-made IPC keeps its
+/// message registers.
+#[inline]
+pub fn words(sender: TcbRef, dest: TcbRef, tag: MsgTag) {
+    if dest.key().has(Key::KERNEL_IPC) {
+        return;
+    }
+    let count = tag.untyped() + tag.typed();
+    if sender.key().has(Key::KERNEL_IPC) {
+        for i in 1..=count {
+            set_word(dest, i, kernel_msg::word(sender, i));
+        }
+        return;
+    }
+    for slot in reg::RAX..=reg::R15 {
+        dest.set_reg(slot, sender.reg(slot));
+    }
+    if count > 7 {
+        utcb::copy_mrs(sender, dest, 8, count);
+    }
+}
+
+/// Writes MR `i` (from 1) of `t`.
+fn set_word(t: TcbRef, i: usize, value: u64) {
+    if i < 8 { t.set_reg(reg::R9 + i, value) } else { utcb::set_mr(t, i, value) }
+}
+
+/// Moves a message with typed items.
+pub fn begin(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome {
+    let (untyped, typed) = (tag.untyped(), tag.typed());
+    if untyped + typed > MAX_WORDS {
+        let overflow = (IpcCode::Overflow, IpcCode::Overflow);
+        result::transfer_failed(cpu, sender, dest, overflow, 0);
+        return Outcome::Failed;
+    }
+    words(sender, dest, tag);
+    dest.transfer.next_item.set(untyped + 1);
+    dest.transfer.copy.reset();
+    items(cpu, sender, dest, tag)
+}
+
+/// Goes on with a parked transfer, in the name of the receiver `dest`, which is current.
+pub fn resume(cpu: &PerCpu, dest: TcbRef) -> Next {
+    let Some(sender) = dest.partner.get() else { return Next::Schedule };
+    match items(cpu, sender, dest, tag_of(sender)) {
+        Outcome::Done => {
+            sender.partner.set(None);
+            dest.partner.set(None);
+            let _ = crate::ipc::sent(cpu, sender, Next::Thread(dest));
+            Next::Thread(dest)
+        }
+        Outcome::Failed => {
+            crate::sched::enqueue(cpu, sender);
+            Next::Thread(dest)
+        }
+        Outcome::Parked(next) => next,
+    }
+}
+
+/// The loop over typed items.
+fn items(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome {
+    let end = tag.untyped() + tag.typed();
+    let mut at = dest.transfer.next_item.get();
+    while at <= end {
+        let (outcome, length) = match ItemHead::parse(word(sender, at)) {
+            Ok(ItemHead::Map { .. }) if at < end => {
+                (mapping::item(cpu, sender, dest, at, false), 2)
+            }
+            Ok(ItemHead::Grant { .. }) if at < end => {
+                (mapping::item(cpu, sender, dest, at, true), 2)
+            }
+            Ok(ItemHead::String(_)) => strings::item(cpu, sender, dest, at, end),
+            _ => (Item::Failed(IpcCode::Overflow, IpcCode::Overflow), 0),
+        };
+        match outcome {
+            Item::Done => at += length,
+            Item::Failed(to_sender, to_dest) => {
+                let offset = dest.transfer.copy.bytes.get();
+                result::transfer_failed(cpu, sender, dest, (to_sender, to_dest), offset);
+                return Outcome::Failed;
+            }
+            Item::Parked(next) => return Outcome::Parked(next),
+        }
+        dest.transfer.next_item.set(at);
+    }
+    result::received(dest, sender, tag);
+    Outcome::Done
+}

@@ -1,0 +1,68 @@
+//! The debugger calls of the reference (7.4): `int3` with a marker instruction behind it. Console output and input
+//! are there in every build; nothing else is needed by programs.
+
+use crate::sched::Next;
+use crate::sched::percpu::PerCpu;
+use crate::space::user;
+use crate::thread::tcb::{TcbRef, reg};
+use crate::{arch, console};
+use l4abi::syscall::debugger;
+
+/// Longest string one call prints.
+const LINE: usize = 512;
+
+/// A breakpoint at user level; RIP is behind it.
+pub fn breakpoint(_cpu: &PerCpu, me: TcbRef) -> Next {
+    let Some(space) = me.space.get() else { return Next::Schedule };
+    let mut code = [0u8; 2];
+    user::read_some(space, me.reg(reg::RIP), &mut code);
+    match code {
+        debugger::PRINT_CHAR => console::print_bytes(&[me.reg(reg::RAX) as u8]),
+        debugger::PRINT_STRING => print_string(space, me.reg(reg::RAX)),
+        debugger::READ_CHAR => read_char(me, false),
+        debugger::READ_CHAR_BLOCKED => return read_blocked(me),
+        _ => enter(me, code),
+    }
+    Next::Thread(me)
+}
+
+fn print_string(space: &crate::space::Space, at: u64) {
+    let mut line = [0u8; LINE];
+    let read = user::read_some(space, at, &mut line);
+    let end = line[..read].iter().position(|&b| b == 0).unwrap_or(read);
+    console::print_bytes(&line[..end]);
+}
+
+fn read_char(me: TcbRef, _blocked: bool) {
+    let value = console::read_byte().map_or(0xFF, u64::from);
+    me.set_reg(reg::RAX, me.reg(reg::RAX) & !0xFF | value);
+}
+
+/// Waits for a character by executing the breakpoint again, so that others run meanwhile.
+fn read_blocked(me: TcbRef) -> Next {
+    match console::read_byte() {
+        Some(byte) => {
+            me.set_reg(reg::RAX, me.reg(reg::RAX) & !0xFF | u64::from(byte));
+            Next::Thread(me)
+        }
+        None => {
+            me.set_reg(reg::RIP, me.reg(reg::RIP) - 1);
+            arch::x86_64::cpulocal::interrupt_window();
+            crate::sched::yield_slice(crate::sched::this_cpu(), me)
+        }
+    }
+}
+
+/// 'Enter': says the message and goes on.
+fn enter(me: TcbRef, code: [u8; 2]) {
+    const JUMP_OVER: u8 = 0xEB;
+    let mut text = [0u8; 7];
+    let Some(space) = me.space.get() else { return };
+    user::read_some(space, me.reg(reg::RIP) + 2, &mut text);
+    if code[0] == JUMP_OVER && text[..3] == [0x48, 0xC7, 0xC0] {
+        let at = i32::from_le_bytes([text[3], text[4], text[5], text[6]]);
+        crate::console::print(format_args!("--- thread {:#x}: ", me.id.get()));
+        print_string(space, at as i64 as u64);
+        crate::println!(" ---");
+    }
+}

@@ -1,0 +1,281 @@
+//! Scheduling of one CPU: who runs next, time slices, wake-ups (reference 4.7, 4.8).
+//!
+//! Invariant: every runnable thread of a CPU except the running one is in its run queue. The queue may hold
+//! threads that are not runnable; they leave it when they are met (`kcore::sched::runqueue`). [`leave`] is the
+//! only place where the running thread changes in the complete path, and so the only place that puts the
+//! thread that was running back into the queue.
+//!
+//! A direct switch by IPC or ThreadSwitch keeps the running slice: the partner runs on donated time.
+
+pub mod percpu;
+pub mod work;
+
+use kcore::ipc::{Key, State};
+
+use crate::arch::x86_64::{cpulocal, entry, fpu};
+use crate::cpu;
+use crate::memory;
+use crate::sched::percpu::PerCpu;
+use crate::thread;
+use crate::thread::tcb::TcbRef;
+use crate::time;
+
+/// No deadline.
+pub const NEVER_US: u64 = u64::MAX;
+
+/// Who runs next. Every path through the kernel ends in one of these.
+#[must_use]
+#[derive(Clone, Copy)]
+pub enum Next {
+    /// This thread, on the running time slice, unless a higher priority became ready meanwhile.
+    Thread(TcbRef),
+    /// Whoever has the highest priority.
+    Schedule,
+}
+
+/// Makes `t`, a thread of this CPU, runnable: it may run as soon as its priority lets it.
+pub fn make_ready(cpu: &PerCpu, t: TcbRef) {
+    t.set_state(State::Ready);
+    enqueue(cpu, t);
+}
+
+/// Queues a runnable thread.
+#[inline]
+pub fn enqueue(cpu: &PerCpu, t: TcbRef) {
+    if t == cpu.current.get() {
+        return;
+    }
+    cpu.ready.enqueue(t, t.priority.get());
+    if t.priority.get() > cpu.current.get().priority.get() {
+        cpu.reschedule.set(true);
+    }
+}
+
+/// Changes a priority; the thread may be queued.
+pub fn set_priority(cpu: &PerCpu, t: TcbRef, priority: u8) {
+    let old = t.priority.replace(priority);
+    if old == priority {
+        return;
+    }
+    cpu.ready.dequeue(t, old);
+    if t.is_runnable() {
+        enqueue(cpu, t);
+    }
+    // The running thread may have fallen below somebody.
+    cpu.reschedule.set(true);
+}
+
+/// Takes a thread out of every scheduling structure of this CPU: it is to be deleted or to move.
+pub fn forget(cpu: &PerCpu, t: TcbRef) {
+    cpu.ready.dequeue(t, t.priority.get());
+    cpu.wakeups.remove(t);
+    t.clear_flag(Key::TIMED);
+}
+
+/// Queues a wake-up for `t`.
+pub fn set_wakeup(cpu: &PerCpu, t: TcbRef, at_us: u64) {
+    cpu.wakeups.insert(t, at_us);
+    t.set_flag(Key::TIMED);
+    arm(cpu);
+}
+
+/// Withdraws the wake-up of `t`, if any.
+#[inline]
+pub fn clear_wakeup(cpu: &PerCpu, t: TcbRef) {
+    if t.key().has(Key::TIMED) {
+        cpu.wakeups.remove(t);
+        t.clear_flag(Key::TIMED);
+    }
+}
+
+/// The end of every path: settles who runs, does its pending kernel work, makes it current. Returns the
+/// thread whose registers are to be loaded.
+#[inline]
+pub fn leave(cpu: &PerCpu, mut next: Next) -> TcbRef {
+    loop {
+        crate::cross::poll(cpu);
+        let t = match next {
+            Next::Thread(t) if !cpu.reschedule.get() && t.is_runnable() => t,
+            Next::Thread(t) => contend(cpu, t),
+            Next::Schedule => pick(cpu),
+        };
+        if !t.key().has(Key::WORK | Key::HALTED) {
+            activate(cpu, t);
+            return t;
+        }
+        activate(cpu, t);
+        next = work::run(cpu, t);
+    }
+}
+
+/// `t` was to run, but a thread became ready that may have a higher priority.
+#[cold]
+fn contend(cpu: &PerCpu, t: TcbRef) -> TcbRef {
+    cpu.reschedule.set(false);
+    if !t.is_runnable() {
+        return pick(cpu);
+    }
+    match cpu.ready.pick(|q| q.is_runnable()) {
+        Some((_, priority)) if priority > t.priority.get() => {
+            suspend_slice(cpu, t);
+            cpu.ready.enqueue_first(t, t.priority.get());
+            pick(cpu)
+        }
+        _ => t,
+    }
+}
+
+/// Takes the highest ready thread, or waits in the idle thread until there is one.
+fn pick(cpu: &PerCpu) -> TcbRef {
+    cpu.reschedule.set(false);
+    let current = cpu.current.get();
+    if current.is_runnable() && current != cpu.idle.get() {
+        suspend_slice(cpu, current);
+        cpu.ready.enqueue_first(current, current.priority.get());
+    }
+    loop {
+        if let Some((t, priority)) = cpu.ready.pick(|q| q.is_runnable()) {
+            cpu.ready.dequeue(t, priority);
+            begin_slice(cpu, t);
+            return t;
+        }
+        activate(cpu, cpu.idle.get());
+        cpu.slice_end_us.set(NEVER_US);
+        cpulocal::wait_for_interrupt();
+        crate::cross::poll(cpu);
+        cpu.reschedule.set(false);
+    }
+}
+
+/// Makes `t` the running thread. The thread that ran before is put back into the queue if it can run.
+#[inline]
+fn activate(cpu: &PerCpu, t: TcbRef) {
+    let before = cpu.current.get();
+    if before == t {
+        return;
+    }
+    if before.is_runnable() && before != cpu.idle.get() && !before.ready_link.is_queued() {
+        cpu.ready.enqueue_first(before, before.priority.get());
+    }
+    cpu.current.set(t);
+    cpulocal::set_user_word(t.local_id.get());
+    let root = t.root.get();
+    if root != cpu.root.get() && root != 0 {
+        cpu.root.set(root);
+        cpulocal::load_root(root);
+    }
+    if before.key().has(Key::LOADED) {
+        crate::thread::fpu::on_leave(before);
+        crate::space::io::withdraw_cpu(cpu);
+    }
+    let special = t.key().has(Key::LOADED | Key::SCHED | Key::REDIRECTED);
+    let expected = if special { Key::NEVER } else { Key::new(State::Waiting, t.key().cpu()) };
+    cpu.expected_key.set(expected.0);
+}
+
+/// Starts the slice of a thread that was picked from the queue.
+fn begin_slice(cpu: &PerCpu, t: TcbRef) {
+    if t.slice_us.get() == 0 {
+        cpu.slice_end_us.set(NEVER_US);
+        return;
+    }
+    if t.slice_left_us.get() == 0 {
+        t.slice_left_us.set(t.slice_us.get());
+    }
+    cpu.slice_end_us.set(time::now_us() + t.slice_left_us.get());
+    arm(cpu);
+}
+
+/// Remembers what is left of the running slice of `t`.
+fn suspend_slice(cpu: &PerCpu, t: TcbRef) {
+    if cpu.slice_end_us.get() != NEVER_US {
+        t.slice_left_us.set(cpu.slice_end_us.get().saturating_sub(time::now_us()));
+    }
+}
+
+/// The slice of the running thread is over or given up: to the end of its priority with a new one.
+pub fn yield_slice(cpu: &PerCpu, t: TcbRef) -> Next {
+    t.slice_left_us.set(t.slice_us.get());
+    cpu.slice_end_us.set(NEVER_US);
+    if t.is_runnable() {
+        cpu.ready.enqueue(t, t.priority.get());
+    }
+    Next::Schedule
+}
+
+/// The timer fired: wake-ups that are due, the end of the slice.
+pub fn on_timer(cpu: &PerCpu) -> Next {
+    cpu.armed_us.set(NEVER_US);
+    let now = time::now_us();
+    while let Some(t) = cpu.wakeups.pop_due(now) {
+        t.clear_flag(Key::TIMED);
+        crate::ipc::timeout::expired(cpu, t);
+    }
+    let current = cpu.current.get();
+    let next = if current == cpu.idle.get() {
+        Next::Schedule
+    } else if now >= cpu.slice_end_us.get() {
+        yield_slice(cpu, current)
+    } else {
+        Next::Thread(current)
+    };
+    arm(cpu);
+    next
+}
+
+/// Arms the timer for the earliest thing that matters, if it is not armed for that or earlier. A timer that
+/// fires too early is armed anew; that is cheaper than moving it at every switch.
+pub fn arm(cpu: &PerCpu) {
+    let wake = cpu.wakeups.earliest().map_or(NEVER_US, |(_, at)| at);
+    let deadline = wake.min(cpu.slice_end_us.get());
+    if deadline < cpu.armed_us.get() {
+        cpu.armed_us.set(deadline);
+        time::arm_us(deadline);
+    }
+}
+
+/// The scheduling state of this CPU.
+#[inline(always)]
+pub fn this_cpu() -> &'static PerCpu {
+    &cpu::this().scheduling
+}
+
+/// What is left of the slice of `t`, µs; 0 = endless.
+pub fn remaining_slice(cpu: &PerCpu, t: TcbRef) -> u64 {
+    if t.slice_us.get() == 0 {
+        return 0;
+    }
+    if t == cpu.current.get() && cpu.slice_end_us.get() != NEVER_US {
+        return cpu.slice_end_us.get().saturating_sub(time::now_us()).max(1);
+    }
+    t.slice_left_us.get().max(1)
+}
+
+/// What is left of the total quantum of `t`, µs; 0 = endless.
+pub fn remaining_quantum(_cpu: &PerCpu, t: TcbRef) -> u64 {
+    match t.quantum_left_us.get() {
+        u64::MAX => 0,
+        us => us.max(1),
+    }
+}
+
+/// Sets the total quantum of `t`; `u64::MAX` = endless.
+pub fn set_quantum(_cpu: &PerCpu, t: TcbRef, us: u64) {
+    t.quantum_left_us.set(us);
+}
+
+/// Where every CPU ends up after its start-up: it makes itself ready for threads and runs them for ever. The boot
+/// processor starts the first ones.
+pub fn run(boot_processor: bool) -> ! {
+    let cpu = this_cpu();
+    entry::init();
+    fpu::init(crate::machine::get().features.xsave);
+    match memory::alloc_page(cpu.node()) {
+        Ok(page) => cpu.start(thread::table::idle(page)),
+        Err(_) => panic!("no memory for the idle thread"),
+    }
+    if boot_processor {
+        crate::boot::servers::start(crate::machine::get(), cpu);
+    }
+    entry::start(leave(cpu, Next::Schedule))
+}

@@ -1,0 +1,104 @@
+//! What one CPU keeps about the threads it owns. Lies at the start of the CPU block, in the CPU-local window,
+//! so that assembly reaches it by absolute addresses; no other CPU touches it.
+
+use core::cell::Cell;
+use core::mem::offset_of;
+
+use kcore::ipc::{Key, State};
+use kcore::sched::{RunQueue, WakeQueue};
+use kcore::types::{NodeId, PhysAddr};
+
+use crate::cpu::Identity;
+use crate::thread;
+use crate::thread::tcb::TcbRef;
+
+/// Scheduling state of one CPU.
+#[repr(C, align(64))]
+pub struct PerCpu {
+    /// The running thread; the CPU's idle thread when nothing runs.
+    pub current: Cell<TcbRef>,
+    /// Key that a receiver must have for the fast path: waiting, on this CPU, nothing special; or
+    /// [`Key::NEVER`](kcore::ipc::Key::NEVER) while the running thread itself is special.
+    pub expected_key: Cell<u64>,
+    /// The user's stack pointer for the few instructions between SYSCALL and the TCB.
+    pub user_rsp: Cell<u64>,
+    /// The CR3 value that is loaded.
+    pub root: Cell<u64>,
+    /// The idle thread: no number, never queued; its TCB only takes what entries save.
+    pub idle: Cell<TcbRef>,
+    /// Ready threads.
+    pub ready: RunQueue<TcbRef>,
+    /// Threads with a timeout.
+    pub wakeups: WakeQueue<TcbRef>,
+    /// Set when a thread was made ready that might have to run before the present one.
+    pub reschedule: Cell<bool>,
+    /// When the present time slice ends, µs; `u64::MAX` = never.
+    pub slice_end_us: Cell<u64>,
+    /// For what time the timer is armed, µs; `u64::MAX` = not armed.
+    pub armed_us: Cell<u64>,
+    /// The thread whose state is in the FPU registers.
+    pub fpu_owner: Cell<Option<TcbRef>>,
+    /// The I/O bitmap that the processor sees; 0 = the one that denies every port.
+    pub io_bitmap: Cell<u64>,
+    /// The page that denies every port, once known.
+    pub no_ports: Cell<u64>,
+    /// Kernel address of the page table of the CPU-local window, once known.
+    pub window_table: Cell<u64>,
+    number: u16,
+    node: NodeId,
+    kernel_root: PhysAddr,
+}
+
+const _: () = assert!(offset_of!(PerCpu, current) == 0 && offset_of!(PerCpu, user_rsp) == 0x10);
+
+impl PerCpu {
+    /// The state of a CPU on which nothing ran yet. Its idle thread is the read-only zero page until
+    /// [`PerCpu::start`].
+    pub fn new(identity: &Identity) -> Self {
+        let idle = thread::slot(0);
+        Self {
+            current: Cell::new(idle),
+            expected_key: Cell::new(u64::MAX),
+            user_rsp: Cell::new(0),
+            root: Cell::new(0),
+            idle: Cell::new(idle),
+            ready: RunQueue::new(),
+            wakeups: WakeQueue::new(),
+            reschedule: Cell::new(false),
+            slice_end_us: Cell::new(u64::MAX),
+            armed_us: Cell::new(u64::MAX),
+            fpu_owner: Cell::new(None),
+            io_bitmap: Cell::new(0),
+            no_ports: Cell::new(0),
+            window_table: Cell::new(0),
+            number: identity.id.get(),
+            node: identity.node,
+            kernel_root: identity.kernel_root,
+        }
+    }
+
+    /// Gives the CPU its idle thread and its first root table.
+    pub fn start(&self, idle: TcbRef) {
+        idle.key.set(Key::new(State::Ready, self.number).0);
+        self.idle.set(idle);
+        self.current.set(idle);
+        self.root.set(self.kernel_root.as_u64());
+    }
+
+    /// Number of this CPU.
+    #[inline(always)]
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Node whose memory this CPU uses.
+    #[inline(always)]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Root table of the kernel address space on this CPU.
+    pub fn kernel_root(&self) -> PhysAddr {
+        self.kernel_root
+    }
+}

@@ -1,0 +1,290 @@
+//! Address spaces (numa-l4 4.1.2): one object on its home node, a root table per CPU that runs it.
+//!
+//! The user half is one tree of tables below a *top table* that no CPU loads; the root table of each CPU has a
+//! copy of its 256 user entries and the upper half of the CPU. Only a new 512 GiB entry must be copied to
+//! the other roots (`env`). Everything about what is mapped is the mapping database's.
+
+#![expect(unsafe_code, reason = "space objects and root tables are pool pages, reached by address")]
+
+pub mod attributes;
+pub mod env;
+pub mod io;
+pub mod mapping;
+pub mod user;
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use crate::util::ServingLock;
+use kcore::layout::{KERNEL_ROOT_INDEX, MAX_CPUS, PAGE_SIZE, TABLE_ENTRIES};
+use kcore::types::{NodeId, PhysAddr, VirtAddr};
+use l4abi::error::ErrorCode;
+use l4abi::fpage::Region;
+use l4abi::utcb::{MR0_OFFSET, location_is_valid};
+
+use crate::memory;
+use crate::sched::percpu::PerCpu;
+use crate::thread::tcb::TcbRef;
+use crate::util::Word;
+
+/// Names a space. Valid while a thread is in it.
+pub type SpaceRef = &'static Space;
+
+/// An address space.
+#[repr(C, align(64))]
+pub struct Space {
+    /// Node on which its tables, mapping nodes and UTCBs lie: the creator's.
+    home: NodeId,
+    /// Top table pair: table and shadow.
+    top: PhysAddr,
+    /// Threads in it; the last one takes it away.
+    threads: AtomicU32,
+    initialised: AtomicBool,
+    privileged: AtomicBool,
+    sigma0: AtomicBool,
+    kip: Cell<Region>,
+    utcbs: Cell<Region>,
+    redirector: Word,
+    /// Pages of UTCBs that were allocated.
+    utcb_pages: AtomicU32,
+    /// Protects the structure of the page tables.
+    pub tables: ServingLock,
+    /// Root table of each CPU that has run it, physical; 0 = none.
+    roots: [AtomicU64; MAX_CPUS],
+    /// CPUs that may hold translations of it, a bit each.
+    active: [AtomicU64; MAX_CPUS / 64],
+    /// Ports it may use.
+    pub io: io::Ports,
+}
+
+const _: () = assert!(size_of::<Space>() <= PAGE_SIZE as usize);
+
+impl PartialEq for Space {
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq(self, other)
+    }
+}
+
+const NOWHERE: Region = Region::containing(0, 0);
+
+impl Space {
+    /// Whether its areas are fixed: threads can be active in it.
+    pub fn is_initialised(&self) -> bool {
+        self.initialised.load(Ordering::Acquire)
+    }
+
+    /// Fixes the areas; the first call counts.
+    pub fn initialise(&self, kip: Region, utcbs: Region) {
+        if !self.is_initialised() {
+            self.kip.set(kip);
+            self.utcbs.set(utcbs);
+            self.initialised.store(true, Ordering::Release);
+        }
+    }
+
+    /// The space of sigma0, sigma1 or the root task.
+    pub fn is_privileged(&self) -> bool {
+        self.privileged.load(Ordering::Relaxed)
+    }
+
+    /// Makes it one of those.
+    pub fn make_privileged(&self, sigma0: bool) {
+        self.privileged.store(true, Ordering::Relaxed);
+        self.sigma0.store(sigma0, Ordering::Relaxed);
+    }
+
+    /// The space of sigma0.
+    pub fn is_sigma0(&self) -> bool {
+        self.sigma0.load(Ordering::Relaxed)
+    }
+
+    /// Where the KIP is mapped.
+    pub fn kip_address(&self) -> u64 {
+        self.kip.get().base()
+    }
+
+    /// Where the UTCBs lie.
+    pub fn utcb_area(&self) -> Region {
+        self.utcbs.get()
+    }
+
+    /// Whether `[va, va + len)` touches the KIP or UTCB area.
+    pub fn is_reserved(&self, va: u64, len: u64) -> bool {
+        let last = va + (len - 1);
+        self.is_initialised()
+            && [self.kip.get(), self.utcbs.get()].iter().any(|r| va <= r.last() && r.base() <= last)
+    }
+
+    /// Whether a UTCB block may start at `location`.
+    pub fn is_utcb_location(&self, location: u64) -> bool {
+        self.is_initialised() && location_is_valid(location, self.utcbs.get())
+    }
+
+    /// Kernel address of MR0 whose user address is `local`, if that is a slot in a present UTCB page.
+    pub fn utcb_kernel_address(&self, local: u64) -> Option<u64> {
+        let location = local.wrapping_sub(MR0_OFFSET as u64);
+        if !self.is_utcb_location(location) {
+            return None;
+        }
+        let frame = user::walk(self, location)?;
+        Some(frame.window().as_u64() + MR0_OFFSET as u64)
+    }
+
+    /// Kernel address of MR0 of the block at `location`, with its page allocated if it is the first there.
+    pub fn utcb_for(&'static self, location: u64) -> Option<u64> {
+        let mr0 = location + MR0_OFFSET as u64;
+        if let Some(at) = self.utcb_kernel_address(mr0) {
+            return Some(at);
+        }
+        let page = memory::alloc_page(self.home).ok()?;
+        if !mapping::enter_kernel_page(self, location & !(PAGE_SIZE - 1), page, true) {
+            memory::free_page(page);
+            return None;
+        }
+        self.utcb_pages.fetch_add(1, Ordering::Relaxed);
+        self.utcb_kernel_address(mr0)
+    }
+
+    /// Global id of the thread that takes all IPC that leaves the space; 0 = none.
+    #[inline]
+    pub fn redirector(&self) -> u64 {
+        self.redirector.get()
+    }
+
+    /// Changes the redirector.
+    pub fn set_redirector(&self, id: u64) {
+        self.redirector.set(id);
+    }
+
+    /// Home node.
+    pub fn home(&self) -> NodeId {
+        self.home
+    }
+
+    /// Physical address of the top table pair.
+    pub fn top(&self) -> PhysAddr {
+        self.top
+    }
+
+    /// CR3 value for CPU `cpu`, whose kernel root is `kernel_root` and whose memory is on `node`. Made when the
+    /// space first becomes active there; none if the node has no memory.
+    pub fn root_for(&self, cpu: usize, node: NodeId, kernel_root: PhysAddr) -> Option<u64> {
+        let known = self.roots[cpu].load(Ordering::Acquire);
+        if known != 0 {
+            return Some(known);
+        }
+        let root = memory::alloc_page(node).ok()?;
+        self.tables.acquire();
+        for index in 0..TABLE_ENTRIES {
+            let from = if index < KERNEL_ROOT_INDEX { self.top } else { kernel_root };
+            // SAFETY: all three are tables in pool pages; entries are single words. The user half is copied
+            // under the space's lock, so no new entry is missed.
+            unsafe {
+                let entry = (from.window().as_u64() as *const u64).add(index).read_volatile();
+                (root.window().as_u64() as *mut u64).add(index).write_volatile(entry);
+            }
+        }
+        self.roots[cpu].store(root.as_u64(), Ordering::Release);
+        self.tables.release();
+        self.active[cpu / 64].fetch_or(1 << (cpu % 64), Ordering::AcqRel);
+        Some(root.as_u64())
+    }
+
+    /// Copies user entry `index` of the top table to all roots. Called with the space's lock held.
+    pub fn propagate(&self, index: usize, entry: u64) {
+        for root in self.roots.iter().map(|r| r.load(Ordering::Acquire)).filter(|&r| r != 0) {
+            let at = PhysAddr::new(root).window().as_u64() as *mut u64;
+            // SAFETY: a root table of this space; `index` is in the user half.
+            unsafe { at.add(index & (KERNEL_ROOT_INDEX - 1)).write_volatile(entry) };
+        }
+    }
+
+    /// Gives back the pages of UTCBs; nobody uses them any more.
+    pub fn release_utcb_pages(&self) {
+        let area = self.utcbs.get();
+        if !self.is_initialised() {
+            return;
+        }
+        let pages = (1u64 << area.size_log2()) / PAGE_SIZE;
+        let mut left = self.utcb_pages.load(Ordering::Relaxed);
+        for page in (0..pages).map(|n| area.base() + n * PAGE_SIZE) {
+            if left == 0 {
+                break;
+            }
+            if let Some(frame) = user::walk(self, page) {
+                memory::free_page(frame);
+                left -= 1;
+            }
+        }
+    }
+
+    /// Gives back the object, its root tables and its top table. The space is empty and nobody names it.
+    pub fn free(&self) {
+        for root in self.roots.iter().map(|r| r.load(Ordering::Acquire)).filter(|&r| r != 0) {
+            memory::free_page(PhysAddr::new(root));
+        }
+        memory::free_pages(self.top, 2);
+        let at = VirtAddr::new(core::ptr::from_ref(self) as u64);
+        memory::free_page(at.window_phys());
+    }
+
+    /// CPUs that may hold translations of the space.
+    pub fn active_cpus(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..MAX_CPUS).filter(|c| self.active[c / 64].load(Ordering::Acquire) >> (c % 64) & 1 != 0)
+    }
+}
+
+/// A new, empty, uninitialised space with `node` as home.
+pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
+    let object = memory::alloc_page(node).map_err(|_| ErrorCode::OutOfMemory)?;
+    let Ok(top) = memory::alloc_pages(node, 2) else {
+        memory::free_page(object);
+        return Err(ErrorCode::OutOfMemory);
+    };
+    let space = Space {
+        home: node,
+        top,
+        threads: AtomicU32::new(0),
+        initialised: AtomicBool::new(false),
+        privileged: AtomicBool::new(false),
+        sigma0: AtomicBool::new(false),
+        kip: Cell::new(NOWHERE),
+        utcbs: Cell::new(NOWHERE),
+        redirector: Word::new(0),
+        utcb_pages: AtomicU32::new(0),
+        tables: ServingLock::new(),
+        roots: [const { AtomicU64::new(0) }; MAX_CPUS],
+        active: [const { AtomicU64::new(0) }; MAX_CPUS / 64],
+        io: io::Ports::new(),
+    };
+    let at = object.window().as_u64() as *mut Space;
+    // SAFETY: a fresh page of the pool, aligned and large enough; it stays a space until the last thread leaves,
+    // and `SpaceRef`s are kept only in its threads.
+    unsafe {
+        at.write(space);
+        Ok(&*at)
+    }
+}
+
+/// `t` becomes a thread of `space` (leaving its old one is the caller's matter).
+pub fn join(cpu: &PerCpu, space: SpaceRef, t: TcbRef) -> Result<(), ErrorCode> {
+    let root = space
+        .root_for(usize::from(cpu.number()), cpu.node(), cpu.kernel_root())
+        .ok_or(ErrorCode::OutOfMemory)?;
+    space.threads.fetch_add(1, Ordering::AcqRel);
+    t.space.set(Some(space));
+    t.root.set(root);
+    Ok(())
+}
+
+/// A thread left `space`; if it was the last, the space goes.
+pub fn left(cpu: &PerCpu, space: SpaceRef) {
+    if space.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
+        mapping::delete(cpu, space);
+    }
+}
+
+/// Whether `t` is sigma0 (or a thread of its space), whose faults the kernel resolves itself.
+pub fn is_sigma0(t: TcbRef) -> bool {
+    t.space.get().is_some_and(|s| s.is_sigma0())
+}

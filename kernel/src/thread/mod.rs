@@ -1,0 +1,67 @@
+//! Threads: finding them, making them, changing them.
+
+pub mod alloc;
+pub mod control;
+pub mod exregs;
+pub mod fpu;
+pub mod schedule;
+pub mod table;
+pub mod tcb;
+pub mod utcb;
+
+use kcore::types::VirtAddr;
+use l4abi::id::ThreadId;
+
+use crate::arch::x86_64::cpulocal;
+
+use crate::thread::tcb::TcbRef;
+pub use table::slot;
+
+/// The thread with global id `id`, if there is one.
+#[inline]
+pub fn lookup(id: u64) -> Option<TcbRef> {
+    let t = slot(ThreadId::from_raw(id).number().0);
+    if t.id.get() == id && id != 0 {
+        return Some(t);
+    }
+    lookup_again(t, id)
+}
+
+/// This CPU may still have the translation of a slot's past (see `tcb_area`): look again without it.
+#[cold]
+#[inline(never)]
+fn lookup_again(t: TcbRef, id: u64) -> Option<TcbRef> {
+    cpulocal::forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
+    (t.id.get() == id && id != 0).then_some(t)
+}
+
+/// The thread that `me` names by a global or local id.
+#[inline]
+pub fn resolve(me: TcbRef, id: u64) -> Option<TcbRef> {
+    if ThreadId::from_raw(id).is_local() { resolve_local(me, id) } else { lookup(id) }
+}
+
+/// The thread of the own space whose UTCB `local` names. The UTCB is the user's to write: what it says is a
+/// hint that the TCB confirms.
+fn resolve_local(me: TcbRef, local: u64) -> Option<TcbRef> {
+    let space = me.space.get()?;
+    let hint = utcb::global_id_hint(space, local)?;
+    lookup(hint).filter(|t| t.local_id.get() == local && t.space.get() == me.space.get())
+}
+
+/// The redirector that takes what `me` sends to `dest`, if the space of `me` has one (reference 5.5): messages
+/// inside the space and to the redirector's own space go straight.
+pub fn redirect(me: TcbRef, dest: TcbRef) -> Option<TcbRef> {
+    let space = me.space.get()?;
+    let redirector = match space.redirector() {
+        0 => return None,
+        id => lookup(id)?,
+    };
+    (dest.space.get() != me.space.get() && dest.space.get() != redirector.space.get())
+        .then_some(redirector)
+}
+
+/// Whether `t` may use the privileged calls: its space is that of sigma0, sigma1 or the root task.
+pub fn is_privileged(t: TcbRef) -> bool {
+    t.space.get().is_some_and(|s| s.is_privileged())
+}

@@ -1,0 +1,25 @@
+//! The virtual array of TCBs. The only place that makes references to TCBs out of numbers.
+
+#![expect(unsafe_code, reason = "thread numbers become references to always-mapped slots")]
+
+use kcore::layout::{TCB_AREA, THREAD_BITS};
+use kcore::types::PhysAddr;
+
+use crate::thread::tcb::{Tcb, TcbRef};
+
+/// The slot of thread number `number` (masked to the array). Never faults: slots without a thread show a page
+/// of zeros, in which the id never matches.
+#[inline(always)]
+pub fn slot(number: u32) -> TcbRef {
+    let index = u64::from(number) & ((1 << THREAD_BITS) - 1);
+    // SAFETY: every slot of the array is mapped at all times, to a TCB or to the shared zero page, and both
+    // are valid `Tcb`s (all-zero is: `Option`s are none, enums have a variant 0, no references). TCBs are
+    // changed through `Cell`s by their owning CPU with interrupts off, and through atomics by others.
+    unsafe { &*((TCB_AREA.as_u64() + index * 4096) as *const Tcb) }
+}
+
+/// A TCB outside the array, for a CPU's idle thread, in a zeroed page of the CPU's node that is never freed.
+pub fn idle(page: PhysAddr) -> TcbRef {
+    // SAFETY: a whole zeroed pool page, which is a valid `Tcb` (see `slot`), kept for ever.
+    unsafe { &*(page.window().as_u64() as *const Tcb) }
+}

@@ -1,0 +1,277 @@
+//! Thread control blocks: exactly one page each, in a virtual array indexed by thread number.
+//!
+//! The fields are grouped by who touches them (l4-smp 8.6): first the line that IPC needs, then what only the
+//! owning CPU touches (`Cell`), then what other CPUs read or write (atomics). A `&Tcb` is always valid, because
+//! every slot of the array is always mapped; slots without a thread show a read-only page of zeros, so a field
+//! may be written only after the id was compared.
+
+use core::cell::Cell;
+use core::mem::{offset_of, size_of};
+
+use kcore::ipc::{Key, State};
+use kcore::layout::TCB_AREA;
+use kcore::sched::{Link, Linked, List, WakeLink, WakeNode};
+use kcore::types::ThreadNo;
+
+use crate::ipc::kernel_msg::KernelIpc;
+use crate::ipc::transfer::Transfer;
+use crate::sched::work::Work;
+use crate::space::SpaceRef;
+use crate::util::Word;
+
+/// A thread. Valid for ever as an address; what it names is checked by id.
+pub type TcbRef = &'static Tcb;
+
+/// Register slots of a saved user state. MR0..MR7 come first and in order, so that a message in registers is
+/// one run of eight words.
+pub mod reg {
+    /// MR0, the message tag.
+    pub const R9: usize = 0;
+    /// MR1.
+    pub const RAX: usize = 1;
+    /// MR2.
+    pub const RBX: usize = 2;
+    /// MR3.
+    pub const R10: usize = 3;
+    /// MR4.
+    pub const R12: usize = 4;
+    /// MR5.
+    pub const R13: usize = 5;
+    /// MR6.
+    pub const R14: usize = 6;
+    /// MR7.
+    pub const R15: usize = 7;
+    /// UTCB pointer.
+    pub const RDI: usize = 8;
+    /// Destination, and sender on return.
+    pub const RSI: usize = 9;
+    /// From specifier.
+    pub const RDX: usize = 10;
+    /// Timeouts.
+    pub const R8: usize = 11;
+    /// Lost to SYSCALL.
+    pub const RCX: usize = 12;
+    /// System call number in stubs.
+    pub const RBP: usize = 13;
+    /// Lost to SYSCALL.
+    pub const R11: usize = 14;
+    /// Instruction pointer.
+    pub const RIP: usize = 15;
+    /// Flags.
+    pub const RFLAGS: usize = 16;
+    /// Stack pointer.
+    pub const RSP: usize = 17;
+    /// Number of slots.
+    pub const COUNT: usize = 18;
+}
+
+/// How a thread returns to user level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Exit {
+    /// By SYSRET to the stub that entered the kernel; RCX and R11 are lost.
+    Sysret = 0,
+    /// By IRETQ, every register restored.
+    Iret = 1,
+}
+
+/// A thread control block.
+#[repr(C, align(4096))]
+pub struct Tcb {
+    // --- the line that IPC needs -------------------------------------------------------------------------
+    /// Global id; 0 = no thread. Other CPUs read it.
+    pub id: Word,
+    /// State, CPU, flags ([`Key`]). Other CPUs read the CPU number.
+    pub key: Word,
+    /// Whom a waiting thread takes a message from ([`kcore::ipc::Awaited`]).
+    pub awaited: Cell<u64>,
+    /// Local id: user address of MR0.
+    pub local_id: Cell<u64>,
+    /// Kernel address of MR0 in the pool window; 0 = not activated.
+    pub utcb: Cell<u64>,
+    /// CR3 value of the thread's space on its CPU.
+    pub root: Cell<u64>,
+    /// The thread's space; none only in absent slots.
+    pub space: Cell<Option<SpaceRef>>,
+    /// How it returns to user level.
+    pub exit: Cell<Exit>,
+
+    // --- the user state ----------------------------------------------------------------------------------
+    /// User registers, by [`reg`].
+    pub regs: [Cell<u64>; reg::COUNT],
+
+    // --- owner only --------------------------------------------------------------------------------------
+    /// The other side while polling (whose queue), sending or receiving.
+    pub partner: Cell<Option<TcbRef>>,
+    /// From-specifier of the receive phase that follows the present send phase; 0 = none.
+    pub then_receive: Cell<u64>,
+    /// Timeouts of the IPC under way (reference 1.8).
+    pub timeouts: Cell<u64>,
+    /// Global id in whose name the present message is sent, if not the thread's own (propagation).
+    pub virtual_sender: Cell<u64>,
+    /// What the thread does in the kernel before it returns to user level.
+    pub work: Cell<Work>,
+    /// The kernel-made message that the thread sends or whose answer it awaits.
+    pub kernel_ipc: Cell<KernelIpc>,
+    /// Typed items in flight; belongs to the receiver.
+    pub transfer: Transfer,
+    /// Threads that poll to send to this one, first come first.
+    pub senders: List<TcbRef, Sender>,
+    /// Links in a partner's `senders`.
+    pub sender_link: Link<TcbRef>,
+    /// Links in the run queue.
+    pub ready_link: Link<TcbRef>,
+    /// Links in the wake-up heap.
+    pub wake_link: WakeLink<TcbRef>,
+    /// Priority, 255 highest.
+    pub priority: Cell<u8>,
+    /// Priority up to which preemption may be delayed.
+    pub sensitive: Cell<u8>,
+    /// Longest delay of a preemption, µs.
+    pub max_delay_us: Cell<u16>,
+    /// Length of a time slice, µs; 0 = endless.
+    pub slice_us: Cell<u64>,
+    /// What is left of the present slice, µs.
+    pub slice_left_us: Cell<u64>,
+    /// What is left of the total quantum, µs; `u64::MAX` = endless.
+    pub quantum_left_us: Cell<u64>,
+    /// Global id of the scheduler thread.
+    pub scheduler: Cell<u64>,
+    /// The state that was left when the thread was halted or began a nested kernel IPC.
+    pub outer: Cell<Outer>,
+    /// Interrupt lines that fired and whose message was not received, a bit each.
+    pub irq_pending: Cell<u128>,
+    /// Whether `fpu` holds a state: the thread used the FPU.
+    pub fpu_valid: Cell<bool>,
+
+    // --- FPU state, 64-byte aligned for XSAVE ------------------------------------------------------------
+    /// XSAVE area.
+    pub fpu: FpuArea,
+}
+
+/// What a nested kernel-made IPC (a page fault in the middle of a transfer) must put back.
+#[derive(Clone, Copy)]
+pub struct Outer {
+    /// The state to return to.
+    pub state: State,
+    /// The partner to return to.
+    pub partner: Option<TcbRef>,
+    /// The receive phase that was to follow.
+    pub then_receive: u64,
+    /// The timeouts that were in force.
+    pub timeouts: u64,
+}
+
+impl Outer {
+    /// Plain user level.
+    pub const USER: Self =
+        Self { state: State::Ready, partner: None, then_receive: 0, timeouts: 0 };
+}
+
+/// Room for the extended state: as much of the page as remains.
+#[repr(C, align(64))]
+pub struct FpuArea(pub [Cell<u8>; FPU_AREA]);
+
+/// Bytes for extended state. AVX-512 needs 2696; a CPU that would need more runs with fewer components enabled.
+pub const FPU_AREA: usize = 2752;
+
+const _: () = assert!(size_of::<Tcb>() == 4096);
+const _: () = assert!(offset_of!(Tcb, exit) == 0x38 && offset_of!(Tcb, regs) == 0x40);
+
+impl Tcb {
+    /// The key.
+    #[inline(always)]
+    pub fn key(&self) -> Key {
+        Key(self.key.get())
+    }
+
+    /// The state.
+    #[inline(always)]
+    pub fn state(&self) -> State {
+        self.key().state()
+    }
+
+    /// Enters `next`, which must be a legal successor.
+    #[inline(always)]
+    pub fn set_state(&self, next: State) {
+        let key = self.key();
+        debug_assert!(
+            key.state() == next || key.state().may_become(next),
+            "thread {:#x}: {:?} to {next:?}",
+            self.id.get(),
+            key.state(),
+        );
+        self.key.set(key.with_state(next).0);
+    }
+
+    /// Sets key flags.
+    #[inline(always)]
+    pub fn set_flag(&self, flag: u64) {
+        self.key.set(self.key.get() | flag);
+    }
+
+    /// Clears key flags.
+    #[inline(always)]
+    pub fn clear_flag(&self, flag: u64) {
+        self.key.set(self.key.get() & !flag);
+    }
+
+    /// A saved register.
+    #[inline(always)]
+    pub fn reg(&self, slot: usize) -> u64 {
+        self.regs[slot].get()
+    }
+
+    /// Changes a saved register.
+    #[inline(always)]
+    pub fn set_reg(&self, slot: usize, value: u64) {
+        self.regs[slot].set(value);
+    }
+
+    /// The thread's number.
+    pub fn number(&self) -> ThreadNo {
+        ThreadNo::new(((core::ptr::from_ref(self) as u64 - TCB_AREA.as_u64()) >> 12) as u32)
+    }
+
+    /// Whether the thread can run: nothing waits, nothing halts it.
+    #[inline(always)]
+    pub fn is_runnable(&self) -> bool {
+        let key = self.key();
+        match key.state() {
+            State::Ready => !key.has(Key::HALTED),
+            // A transfer goes on in the receiver's name even if it is halted (reference 4.4).
+            State::Receiving => key.has(Key::WORK),
+            _ => false,
+        }
+    }
+}
+
+impl PartialEq for Tcb {
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq(self, other)
+    }
+}
+
+/// Marker of send-queue links.
+pub struct Sender;
+
+impl Linked<Sender> for TcbRef {
+    #[inline(always)]
+    fn link(&self) -> &Link<Self> {
+        &self.sender_link
+    }
+}
+
+impl Linked<kcore::sched::runqueue::Ready> for TcbRef {
+    #[inline(always)]
+    fn link(&self) -> &Link<Self> {
+        &self.ready_link
+    }
+}
+
+impl WakeNode for TcbRef {
+    #[inline(always)]
+    fn wake(&self) -> &WakeLink<Self> {
+        &self.wake_link
+    }
+}
