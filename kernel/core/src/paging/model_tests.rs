@@ -256,7 +256,8 @@ fn index(virt: u64) -> usize {
 #[test]
 fn random_operations_match_the_model() {
     let (mut out_of_memory, mut splits) = (0, 0);
-    for (seed, budget) in [(1, 1000), (2, 40), (3, 12), (4, 1000)] {
+    let worlds = [(2, 40), (1, 1000), (3, 12), (4, 1000)];
+    for &(seed, budget) in &worlds[..if cfg!(miri) { 1 } else { 4 }] {
         let mut world = World::new(seed, budget);
         for step in 0..rounds(75_000) {
             world.step();

@@ -167,13 +167,18 @@ fn bad_extents_are_refused() {
     assert_eq!(pool.extents().count(), 4);
 }
 
+/// Pools live for ever; miri counts as a leak what no static leads to.
+static KEPT: Mutex<Vec<&'static SharedPool>> = Mutex::new(Vec::new());
+
 fn shared(node: u8, parts: &[(u64, u64)]) -> &'static SharedPool {
     let mut pool = NodePool::new();
     for &(first, pages) in parts {
         let descs = vec![PageDesc::default(); pages as usize].leak();
         pool.add_extent(range(first, pages), descs, 0).unwrap();
     }
-    Box::leak(Box::new(SharedPool::new(NodeId::new(node), pool)))
+    let pool: &'static SharedPool = Box::leak(Box::new(SharedPool::new(NodeId::new(node), pool)));
+    KEPT.lock().push(pool);
+    pool
 }
 
 #[test]
