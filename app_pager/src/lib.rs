@@ -8,11 +8,24 @@
 
 extern crate alloc;
 
+pub mod config;
 pub mod directory;
+pub mod event;
+mod fault;
+mod hold;
 pub mod ids;
+pub mod lane;
 pub mod members;
+pub mod message;
+pub mod numbers;
 pub mod page;
+pub mod pager;
+pub mod plan;
 pub mod pool;
 pub mod region;
 #[doc(hidden)]
 pub mod rng;
+pub mod store;
+pub mod task;
+mod threads;
+pub mod worker;
