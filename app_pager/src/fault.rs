@@ -7,6 +7,7 @@ use crate::lane::{FrameRef, Job, Phase, Wait};
 use crate::pager::{Out, Pager};
 use crate::region::{Policy, Region};
 use crate::task::Cached;
+use alloc::collections::btree_map::Entry;
 use alloc::vec;
 use alloc::vec::Vec;
 use l4abi::Rights;
@@ -116,10 +117,10 @@ impl Pager {
         let Some(record) = self.tasks.get_mut(&task) else {
             return self.fault_fails(lane, DirError::NoTask);
         };
-        if !record.locals.contains_key(&page) {
+        if let Entry::Vacant(place) = record.locals.entry(page) {
             // Node-local memory is of the node or does not exist: no other node helps out.
             let Some(frame) = spare else { return self.fault_fails(lane, DirError::NoMemory) };
-            record.locals.insert(page, frame);
+            place.insert(frame);
             self.lane(lane).spare = None;
         }
         self.begin_local(lane, rights, out);

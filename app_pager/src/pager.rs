@@ -6,7 +6,7 @@
 use crate::config::{Establish, PagerConfig};
 use crate::directory::{DirError, DirOp, Directory, Outcome};
 use crate::event::{Action, Event};
-use crate::ids::{Caller, LaneId, PageNo, TaskId, Who};
+use crate::ids::{Caller, Frame, LaneId, PageNo, TaskId, Who};
 use crate::lane::{Job, Lane, Phase, Wait};
 use crate::message::{ClientCall, Confirm, Reply, Request};
 use crate::numbers::IdPool;
@@ -81,6 +81,59 @@ impl Pager {
         self.tasks.insert(task, TaskRecord::new(task.home()));
         self.threads.insert(thread, task);
         Some(Action::Place { at: task.home(), directory: Box::new(directory) })
+    }
+
+    /// Serves the faults of `thread` of a task that other pagers have started.
+    pub fn join_task(&mut self, task: TaskId, thread: ThreadId) {
+        self.tasks.entry(task).or_insert_with(|| TaskRecord::new(task.home()));
+        self.threads.insert(thread, task);
+    }
+
+    /// Lets `thread` act for any task.
+    pub fn add_balancer(&mut self, thread: ThreadId) {
+        self.config.balancers.push(thread);
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &PagerConfig {
+        &self.config
+    }
+
+    /// Whether a lane waits for requests.
+    #[must_use]
+    pub fn lane_is_idle(&self, lane: LaneId) -> bool {
+        self.is_idle(lane)
+    }
+
+    /// Whether the worker serves a request.
+    #[must_use]
+    pub const fn worker_is_busy(&self) -> bool {
+        self.worker.is_some()
+    }
+
+    /// Whether nothing is being done or waited for.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let idle = self.lanes.iter().all(Lane::is_idle) && self.worker.is_none();
+        idle && self.deferred.is_empty() && self.departures.is_empty()
+    }
+
+    /// Whether `frame` is of this node and not free.
+    #[must_use]
+    pub fn owns(&self, frame: Frame) -> bool {
+        self.pool.is_used(frame)
+    }
+
+    /// Number of frames of this node that are not free.
+    #[must_use]
+    pub fn frames_used(&self) -> usize {
+        self.pool.used()
+    }
+
+    /// The frames of node-local pages.
+    pub fn local_frames(&self) -> impl Iterator<Item = Frame> {
+        self.tasks.values().flat_map(|t| t.locals.values().copied())
     }
 
     /// A fresh thread id of this node.
