@@ -43,6 +43,16 @@ impl Job {
             Self::Fault { thread, .. } | Self::Call { thread, .. } => thread,
         }
     }
+
+    /// Whether it never waits for the membership: who holds that may wait for it. Its answer may
+    /// carry status bits, so a thread does not depart before it has got it.
+    #[must_use]
+    pub const fn is_brief(self) -> bool {
+        match self {
+            Self::Fault { .. } => true,
+            Self::Call { call, .. } => !call.changes_membership(),
+        }
+    }
 }
 
 /// What to do with each page of a range.

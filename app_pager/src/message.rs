@@ -45,7 +45,7 @@ pub enum Request {
         /// Whether the task has no space here yet: make one, with a dummy thread in it.
         new_space: bool,
     },
-    /// Serve no more faults of this thread; confirm when none is being served.
+    /// Serve no more faults and calls of this thread; confirm when none is being served.
     Depart {
         /// The task.
         task: TaskId,
@@ -139,6 +139,20 @@ pub enum ClientCall {
     EndTask,
 }
 
+impl ClientCall {
+    /// Whether the call holds the membership of the task.
+    #[must_use]
+    pub const fn changes_membership(self) -> bool {
+        matches!(
+            self,
+            Self::CreateThread { .. }
+                | Self::DeleteThread(_)
+                | Self::MigrateThread { .. }
+                | Self::EndTask
+        )
+    }
+}
+
 /// The answer to a client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reply {
@@ -166,7 +180,8 @@ pub enum Reply {
     },
     /// Done.
     Done,
-    /// A fault reply that maps nothing: the thread moves and faults again where it is going.
+    /// This pager does not serve the thread, which may be on its way to another node: fault or call
+    /// again, there. A fault reply that maps nothing.
     Again,
     /// Refused.
     Refused(DirError),

@@ -397,7 +397,8 @@ impl Pager {
             None => own,
         };
         let Some(task) = allowed else {
-            let reply = Reply::Refused(DirError::NotAllowed);
+            let stranger = own.is_none() && task.is_none();
+            let reply = if stranger { Reply::Again } else { Reply::Refused(DirError::NotAllowed) };
             return out.push(Action::Reply { lane, thread, reply });
         };
         self.begin_job(lane, task, Job::Call { thread, call });

@@ -5,7 +5,6 @@
 use crate::directory::Outcome;
 use crate::event::{Action, KernelCall, KernelRefused};
 use crate::ids::{Caller, Frame, Status, Who};
-use crate::lane::Job;
 use crate::message::{Confirm, Request};
 use crate::pager::{Departure, Out, Pager};
 use crate::task::TaskRecord;
@@ -193,8 +192,8 @@ impl Pager {
         self.confirm(Confirm::Done, out);
     }
 
-    /// Serves no more faults of `thread`. If one is being served, the lane that does so confirms:
-    /// the worker is free meanwhile, because that lane may need it.
+    /// Serves no more faults and calls of `thread`. If one is being served, the lane that does so
+    /// confirms: the worker is free meanwhile, because that lane may need it.
     fn depart(&mut self, thread: ThreadId, out: &mut Out) {
         self.threads.remove(&thread);
         if let Some(job) = self.worker.take() {
@@ -206,8 +205,7 @@ impl Pager {
     pub(crate) fn confirm_departures(&mut self, out: &mut Out) {
         let lanes = &self.lanes;
         let waits = |d: &Departure| {
-            let its = |job| matches!(job, Some(Job::Fault { thread, .. }) if thread == d.thread);
-            lanes.iter().any(|l| its(l.job))
+            lanes.iter().filter_map(|l| l.job).any(|job| job.thread() == d.thread && job.is_brief())
         };
         let (wait, go): (Vec<_>, Vec<_>) = self.departures.drain(..).partition(waits);
         self.departures = wait;

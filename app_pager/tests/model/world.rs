@@ -133,23 +133,20 @@ impl World {
             if i > 0 {
                 directory.members.threads.insert(thread, NodeId(node));
                 directory.members.visited = directory.members.visited.with(NodeId(node));
-                pagers[usize::from(node)].join_task(TASK, thread);
             }
-            world.clients.push(Client {
-                thread,
-                task: TASK,
-                script: script.to_vec(),
-                pc: 0,
-                stage: Stage::Ready,
-                results: Vec::new(),
-            });
+            let (pc, stage, results) = (0, Stage::Ready, Vec::new());
+            let script = script.to_vec();
+            world.clients.push(Client { thread, task: TASK, script, pc, stage, results });
         }
-        let (first, node) = (world.clients[0].thread, clients[0].0);
-        match pagers[usize::from(node)].start_task(directory, first) {
+        let first = &mut pagers[usize::from(clients[0].0)];
+        match first.start_task(directory, world.clients[0].thread) {
             Some(Action::Place { at, directory }) => {
                 world.slots.insert((at, TASK), Slot::Here(directory));
             }
             other => panic!("unexpected {other:?}"),
+        }
+        for (client, &(node, _)) in world.clients.iter().zip(clients).skip(1) {
+            pagers[usize::from(node)].join_task(TASK, client.thread);
         }
         world.pagers = pagers;
         world
