@@ -6,6 +6,7 @@
 
 #[expect(unsafe_code, reason = "the acpi crate asks for a trait with unsafe functions")]
 pub mod acpi;
+mod describe;
 pub mod handoff;
 pub mod placement;
 mod record;
@@ -43,6 +44,9 @@ static DONE: AtomicBool = AtomicBool::new(false);
 pub extern "C" fn on_kernel_space() -> ! {
     let processor = stages::boot_processor();
     let clocks = stages::clocks(processor);
+    if machine::get().options.verbose {
+        describe::print(machine::get());
+    }
     let all = stages::application_processors(clocks);
     cpu_ops::announce(cpu::current_number());
     finish(&all);
