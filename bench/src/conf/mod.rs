@@ -1,6 +1,10 @@
 //! The conformance suite: one module per area of the API, against the ABI reference.
 
+pub mod exregs;
 pub mod ipc;
+pub mod spaces;
+pub mod strings;
+pub mod threads;
 
 use crate::harness::Test;
 
@@ -8,7 +12,13 @@ use crate::harness::Test;
 pub type Area = (&'static str, &'static [&'static [Test]]);
 
 /// Every area, in the order of the layers they build on.
-pub const AREAS: &[Area] = &[("ipc", ipc::GROUPS)];
+pub const AREAS: &[Area] = &[
+    ("ipc", ipc::GROUPS),
+    ("strings", strings::GROUPS),
+    ("threads", threads::GROUPS),
+    ("spaces", spaces::GROUPS),
+    ("exregs", exregs::GROUPS),
+];
 
 /// The groups of an area.
 #[must_use]

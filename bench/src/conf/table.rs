@@ -30,8 +30,11 @@ fn table() -> String {
 
 #[test]
 fn names_are_unique() {
-    let mut names: Vec<_> =
-        AREAS.iter().flat_map(|(_, groups)| groups.iter().copied().flatten()).map(|t| t.name).collect();
+    let mut names: Vec<_> = AREAS
+        .iter()
+        .flat_map(|(_, groups)| groups.iter().copied().flatten())
+        .map(|t| t.name)
+        .collect();
     let all = names.len();
     names.sort_unstable();
     names.dedup();

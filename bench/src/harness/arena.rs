@@ -11,7 +11,7 @@ pub const ARENA_SIZE: u64 = 1 << ARENA_LOG2;
 /// Page size.
 pub const PAGE: u64 = 4096;
 /// First address of the windows; nothing else lies there in any space.
-pub const WINDOW_BASE: u64 = 0x1_0000_0000;
+pub const WINDOW_BASE: u64 = 0x100_0000_0000;
 /// Distance of the windows.
 pub const WINDOW_STRIDE: u64 = 0x1000_0000;
 
@@ -43,6 +43,9 @@ pub fn page(n: u64) -> u64 {
 pub fn contains(addr: u64) -> bool {
     (base()..base() + ARENA_SIZE).contains(&addr)
 }
+
+/// log2 of the size of all windows together.
+pub const WINDOWS_LOG2: u8 = 30;
 
 /// Address of window `n`.
 #[must_use]

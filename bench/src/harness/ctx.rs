@@ -193,3 +193,13 @@ pub(super) fn release_stacks() {
         stack.release();
     }
 }
+
+/// A stack in the arena with `entry` and `arg` where the trampoline looks for them: for threads that
+/// are no puppets. `n` below 16. Returns the SP to start with.
+#[must_use]
+pub fn arena_stack(n: u64, entry: extern "C" fn(u64) -> !, arg: u64) -> u64 {
+    let sp = super::arena::page(900 + 4 * (n + 1)) - 16;
+    libl4::arch::poke(sp, entry as *const () as u64);
+    libl4::arch::poke(sp + 8, arg);
+    sp
+}

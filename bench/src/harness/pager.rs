@@ -133,8 +133,10 @@ pub fn strays() -> u64 {
     STRAY.load(Ordering::Relaxed)
 }
 
-/// Closes all windows.
+/// Closes all windows, and takes away what the root task's space sees in them.
 pub(crate) fn reset() {
+    let all = Fpage::memory(arena::WINDOW_BASE, arena::WINDOWS_LOG2, Rights::RWX);
+    libl4::sys::unmap_one(all, true);
     for n in 0..WINDOWS {
         open(n, 0, 0, Rights::empty(), Mode::Hold);
     }
