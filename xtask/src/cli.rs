@@ -160,26 +160,44 @@ pub struct BenchArgs {
 /// Arguments of `sim`.
 #[derive(Args, Clone, Debug)]
 pub struct SimArgs {
-    /// Program to run in the instrument
+    /// Guest program to run in the root task's place, `boot` for the kernel alone, a manifest in
+    /// xtask/manifests/, or `selftest` to check the instrument itself
     pub name: String,
     /// Machine shape and timing model
     #[arg(long, default_value = "2n2c", value_name = "NAME")]
     pub machine: String,
-    /// Whether the modelled CPUs have caches
-    #[arg(long, value_enum, default_value_t = Switch::On)]
-    pub caches: Switch,
+    /// How caches are modelled
+    #[arg(long, value_enum, default_value_t = SimCaches::On)]
+    pub caches: SimCaches,
     /// Write results to FILE as JSON lines
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Kernel options
+    #[arg(long, value_name = "OPTIONS", default_value = "")]
+    pub append: String,
+    /// Show which code touches which remote line in regions of interest
+    #[arg(long)]
+    pub remote: bool,
+    /// Show the guest's console
+    #[arg(long)]
+    pub console: bool,
+    /// Largest lead of one CPU's modelled clock over another, in cycles [default: the machine's]
+    #[arg(long, value_name = "CYCLES")]
+    pub quantum: Option<u64>,
+    /// Stop after so many seconds
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    pub timeout: u64,
 }
 
-/// On or off.
+/// How the instrument models caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// On
+pub enum SimCaches {
+    /// As the machine file says
     On,
-    /// Off
+    /// Switched off: every access goes to memory
     Off,
+    /// Free of cost: only counts; a cycle is an instruction
+    Ideal,
 }
 
 /// Arguments of `report`.

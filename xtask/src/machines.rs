@@ -23,6 +23,8 @@ pub struct Machine {
     pub distances: Vec<Vec<u8>>,
     /// CPU sockets; the emulator leaves gaps in the APIC ids if a socket's CPUs are no power of two.
     pub sockets: Option<u32>,
+    /// Directory for files that back the nodes' memory (`m0`, `m1`...), where something reads them.
+    pub memory_files: Option<PathBuf>,
 }
 
 /// One node.
@@ -94,6 +96,7 @@ impl Machine {
             nodes,
             distances,
             sockets: file.sockets,
+            memory_files: None,
         };
         machine.check()?;
         Ok(machine)
@@ -121,6 +124,7 @@ impl Machine {
             nodes: list,
             distances,
             sockets: None,
+            memory_files: None,
         };
         machine.check()?;
         Ok(machine)
@@ -180,7 +184,7 @@ impl Machine {
 }
 
 /// The directory with the machine files.
-fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     paths::root().join("xtask/machines")
 }
 

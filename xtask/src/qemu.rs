@@ -109,15 +109,17 @@ pub fn machine_arguments(machine: &Machine) -> Vec<String> {
         format!("{cpus},sockets={sockets},cores={cores},threads=1"),
     ];
     if !machine.numa {
+        if machine.memory_files.is_some() {
+            let memory = machine.memory_mib();
+            args.extend(["-object".into(), backend(machine, 0, memory)]);
+            args.extend(["-machine".into(), "memory-backend=m0".into()]);
+        }
         return args;
     }
     for (id, node) in machine.nodes.iter().enumerate() {
         let mut numa = format!("node,nodeid={id}");
         if node.memory_mib > 0 {
-            args.extend([
-                "-object".into(),
-                format!("memory-backend-ram,id=m{id},size={}M", node.memory_mib),
-            ]);
+            args.extend(["-object".into(), backend(machine, id, node.memory_mib)]);
             numa += &format!(",memdev=m{id}");
         }
         for (first, last) in ranges(&node.cpus) {
@@ -135,6 +137,17 @@ pub fn machine_arguments(machine: &Machine) -> Vec<String> {
         }
     }
     args
+}
+
+/// What holds a node's memory.
+fn backend(machine: &Machine, id: usize, mib: u64) -> String {
+    match &machine.memory_files {
+        None => format!("memory-backend-ram,id=m{id},size={mib}M"),
+        Some(directory) => format!(
+            "memory-backend-file,id=m{id},size={mib}M,share=on,mem-path={}/m{id}",
+            directory.display()
+        ),
+    }
 }
 
 /// Runs of consecutive numbers.

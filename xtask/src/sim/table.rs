@@ -1,0 +1,92 @@
+//! The results as a table for people.
+
+use serde_json::{Map, Value};
+use std::fmt::Write;
+
+/// Most remote accesses listed.
+const MOST_REMOTE: usize = 40;
+
+/// One line per region and CPU, then the remote accesses if they were traced.
+pub fn text(lines: &[Map<String, Value>]) -> String {
+    let mut out = format!(
+        "{:<28} {:>3} {:>7} {:>10} {:>10} {:>11} {:>10} {:>9} {:>10}\n",
+        "region (per occurrence)",
+        "cpu",
+        "n",
+        "kernel in.",
+        "user in.",
+        "cycles",
+        "local",
+        "remote",
+        "path k.in."
+    );
+    for roi in of_kind(lines, "roi") {
+        let n = roi["n"].as_u64().unwrap_or(1).max(1);
+        let mean = |value: &Value| format!("{:.1}", value.as_f64().unwrap_or(0.0) / n as f64);
+        let sum = |name: &str| mean(&roi[name]["sum"]);
+        let path = match roi.get("path") {
+            Some(path) if path["n"].as_u64() > Some(0) => {
+                let n = path["n"].as_f64().unwrap_or(1.0);
+                format!("{:.1}", path["kernel"]["sum"].as_f64().unwrap_or(0.0) / n)
+            }
+            _ => "-".into(),
+        };
+        let name = match roi["name"].as_str() {
+            Some(name) if !name.is_empty() => name.to_string(),
+            _ => format!("region {}", roi["id"]),
+        };
+        let _ = writeln!(
+            out,
+            "{name:<28} {:>3} {n:>7} {:>10} {:>10} {:>11} {:>10} {:>9} {path:>10}",
+            roi["cpu"].to_string(),
+            sum("instr_kernel"),
+            sum("instr_user"),
+            sum("cycles"),
+            mean(&roi["local"]),
+            mean(&roi["remote"]),
+        );
+    }
+    let mut remote: Vec<_> = of_kind(lines, "remote").collect();
+    remote.sort_by_key(|r| std::cmp::Reverse(r["count"].as_u64()));
+    if !remote.is_empty() {
+        let _ = writeln!(out, "\nremote accesses: count, class, code line, address, home, region");
+    }
+    for r in remote.iter().take(MOST_REMOTE) {
+        let word = |name: &str| r[name].as_str().unwrap_or("").to_string();
+        let _ = writeln!(
+            out,
+            "{:>9} {:<5} {:>18} {:>18} node {} cpu {} {}",
+            r["count"],
+            word("class"),
+            word("pc"),
+            word("address"),
+            r["home"],
+            r["cpu"],
+            word("name")
+        );
+    }
+    out
+}
+
+fn of_kind<'a>(
+    lines: &'a [Map<String, Value>],
+    kind: &'a str,
+) -> impl Iterator<Item = &'a Map<String, Value>> {
+    lines.iter().filter(move |line| crate::records::kind(line) == kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_region_is_a_line_of_means() {
+        let roi = json!({"kind": "roi", "id": 3, "name": "walk", "cpu": 1, "n": 4,
+            "instr_kernel": {"sum": 40}, "instr_user": {"sum": 2}, "cycles": {"sum": 100},
+            "local": 8, "remote": 1, "path": {"n": 2, "kernel": {"sum": 7}}});
+        let text = text(&[roi.as_object().unwrap().clone()]);
+        let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(words, ["walk", "1", "4", "10.0", "0.5", "25.0", "2.0", "0.2", "3.5"]);
+    }
+}
