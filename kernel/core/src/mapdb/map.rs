@@ -10,21 +10,21 @@
 
 use super::Progress;
 use super::env::{Env, SpaceRef};
-use super::node::{self, BROKEN, Fresh, INFO, PARENT, WHERE};
+use super::node::{self, BROKEN, Fresh, INFO, PARENT};
 use super::pte::{self, SHADOW};
-use super::revoke::{Change, Revoke, dispose_upwards};
+use super::revoke::{Change, Revoke};
 use super::session::{OutOfMemory, Session, Slot};
 use super::unmap::USER_END;
 
 /// Map or grant of one item; keep it in the TCB between steps.
 #[derive(Clone, Copy, Debug)]
 pub struct MapOp {
-    source: SpaceRef,
-    target: SpaceRef,
+    pub(super) source: SpaceRef,
+    pub(super) target: SpaceRef,
     source_va: u64,
     target_va: u64,
     len: u64,
-    offset: u64,
+    pub(super) offset: u64,
     /// While positive: old mappings in the target are being removed up to this offset.
     evict_end: u64,
     evict_at: u64,
@@ -37,11 +37,13 @@ pub struct MapOp {
 
 /// A page of the source.
 #[derive(Clone, Copy)]
-struct Source {
-    slot: Slot,
-    node: u64,
+pub(super) struct Source {
+    pub slot: Slot,
+    pub node: u64,
     /// The memory at the operation's offset.
-    frame: u64,
+    pub frame: u64,
+    /// The source entry with the rights that the new page gets.
+    pub entry: u64,
 }
 
 impl MapOp {
@@ -121,7 +123,12 @@ impl MapOp {
             if slot.level == 1 {
                 s.source.set(self.source, va, &slot);
             }
-            self.chunk(s, Source { slot, node, frame })?;
+            let Some(entry) = self.entry_for(slot.entry, s.env.nx()) else {
+                let size = pte::size(slot.level);
+                self.offset += size - (va & (size - 1)); // No right is left to give.
+                continue;
+            };
+            self.chunk(s, Source { slot, node, frame, entry })?;
         }
     }
 
@@ -237,19 +244,15 @@ impl MapOp {
         let env = s.env;
         let size = pte::size(level);
         let va = self.target_va + self.offset;
-        let Some(entry) = self.entry_for(from.slot.entry, env.nx()) else {
-            self.offset += size;
-            return Ok(());
-        };
         let entry = if from.slot.level == 1 {
-            entry
+            from.entry
         } else {
-            let first = pte::resize(entry, from.slot.level, level);
-            first + (from.frame - pte::frame(entry, from.slot.level))
+            let first = pte::resize(from.entry, from.slot.level, level);
+            first + (from.frame - pte::frame(from.entry, from.slot.level))
         };
         let fresh = Fresh { space: self.target, va, level, entry: slot.at };
         if self.grant {
-            return self.grant(s, from, slot, entry, fresh);
+            return self.grant_page(s, from, slot, entry, fresh);
         }
         let node = env.alloc_node(home).ok_or(OutOfMemory)?;
         let info = env.read(from.node + INFO);
@@ -292,16 +295,11 @@ impl MapOp {
             self.start_eviction(size);
             return Ok(());
         }
-        let Some(entry) = self.entry_for(from.slot.entry, env.nx()) else {
-            self.offset += size;
-            return Ok(());
-        };
-        let had = pte::rights(slot.entry);
-        let missing = pte::rights(entry) & !had;
+        let missing = pte::rights(from.entry) & !pte::rights(slot.entry);
         if missing != 0 {
-            // Never more than the page it was mapped from has, or it could not be revoked.
-            let bound = s.rights_above(page, there);
-            if missing & !bound != 0 {
+            // Only its parent may add rights. Those that another page lends could not be taken
+            // back through that page, and an unmap in progress may have been here already.
+            if s.page_above(page, there, from.node) != from.node {
                 self.start_eviction(size);
                 return Ok(());
             }
@@ -322,59 +320,6 @@ impl MapOp {
             s.abandon(self.source, &from.slot, from.node, from.frame);
         }
         self.offset += size;
-        Ok(())
-    }
-
-    /// The new page takes the place of the sender's.
-    #[inline(never)]
-    fn grant<E: Env>(
-        &mut self,
-        s: &mut Session<'_, E>,
-        from: Source,
-        slot: &Slot,
-        entry: u64,
-        fresh: Fresh,
-    ) -> Result<(), OutOfMemory> {
-        let env = s.env;
-        let info = env.read(from.node + INFO);
-        if from.slot.level > fresh.level {
-            // Part of a larger page: let it become pages of its own, then look again.
-            return s.split_in(self.source, &from.slot);
-        }
-        let whole = info & BROKEN == 0 && !node::pinned(info);
-        let narrows = pte::rights(entry) != pte::rights(from.slot.entry);
-        let leaf = env.read(from.node + node::CHILD) == 0 && env.read(from.node + node::INDEX) == 0;
-        if whole && (leaf || !narrows) && env.read(from.node + PARENT) != 0 {
-            let mut moved = from.node;
-            if leaf && env.home(self.source) != env.home(self.target) {
-                moved = env.alloc_node(env.home(self.target)).ok_or(OutOfMemory)?;
-                node::replace(env, from.node, moved, fresh);
-                env.free_node(from.node);
-            } else {
-                let kept = info & !(0xFFFF_FFFF_F000 | node::LEVEL);
-                env.write(moved + node::SPACE, fresh.space.0);
-                env.write(moved + INFO, kept | fresh.va | fresh.level as u64);
-                env.write(moved + WHERE, fresh.entry);
-            }
-            s.fill(slot, entry, moved);
-            let old = env.swap(from.slot.at, 0);
-            s.leave_behind(moved, self.source, node::va(info), &from.slot, old);
-            self.offset += pte::size(fresh.level);
-            return Ok(());
-        }
-        let node = env.alloc_node(env.home(self.target)).ok_or(OutOfMemory)?;
-        let level = node::level(info);
-        let home = || env.home(self.source);
-        let Some(head) = node::child_head(env, from.node, level, fresh.level, from.frame, home)
-        else {
-            env.free_node(node);
-            return Err(OutOfMemory);
-        };
-        let place = (from.node, level != fresh.level);
-        node::init(env, node, place, head, from.frame, fresh);
-        s.fill(slot, entry, node);
-        s.abandon(self.source, &from.slot, from.node, from.frame);
-        self.offset += pte::size(fresh.level);
         Ok(())
     }
 
@@ -419,15 +364,15 @@ impl MapOp {
 }
 
 impl<E: Env> Session<'_, E> {
-    /// Rights that the page from which `page` was mapped has at `frame`. Nodes that have lost
-    /// their pages stand for the ones above them.
-    fn rights_above(&mut self, page: u64, frame: u64) -> u8 {
+    /// The node of the page from which `page` was mapped, at `frame`. Nodes that have lost that
+    /// page stand for the ones above them. `guess` is known to have it.
+    fn page_above(&mut self, page: u64, frame: u64, guess: u64) -> u64 {
         let env = self.env;
         let mut above = env.read(page + PARENT);
-        while above != 0 {
+        while above != 0 && above != guess {
             let info = env.read(above + INFO);
             if info & BROKEN == 0 {
-                return pte::rights(env.read(env.read(above + WHERE)));
+                return above;
             }
             if node::live(env, above, info) != 0 {
                 let space = SpaceRef(env.read(above + node::SPACE));
@@ -435,12 +380,12 @@ impl<E: Env> Session<'_, E> {
                 self.hold_space(space);
                 let slot = self.find(space, at, 1);
                 if slot.is_page() && env.read(slot.at + SHADOW) == above {
-                    return pte::rights(slot.entry);
+                    return above;
                 }
             }
             above = env.read(above + PARENT);
         }
-        pte::ALL
+        above
     }
 
     /// Whether some page in the tables below `slot` is the very memory that a page of `level` for
@@ -460,39 +405,5 @@ impl<E: Env> Session<'_, E> {
             from = i + 1;
         }
         false
-    }
-
-    fn split_in(&mut self, space: SpaceRef, slot: &Slot) -> Result<(), OutOfMemory> {
-        self.hold_space(space);
-        self.split(space, slot)
-    }
-
-    /// Empties an entry whose page was granted. What was derived from it stays, below a node
-    /// without pages.
-    fn abandon(&mut self, space: SpaceRef, slot: &Slot, page: u64, frame: u64) {
-        let env = self.env;
-        let info = env.read(page + INFO);
-        let old = env.swap(slot.at, 0);
-        let start = if info & BROKEN == 0 { frame } else { node::frame(env, page, info) };
-        let live = if info & BROKEN == 0 {
-            0
-        } else {
-            node::live(env, page, info) - (pte::size(slot.level) >> 12)
-        };
-        env.write(page + WHERE, node::broken(start, live));
-        env.write(page + INFO, info | BROKEN);
-        let va = node::va(info) + (frame - start);
-        self.leave_behind(page, space, va, slot, old);
-        dispose_upwards(self, page);
-    }
-
-    /// Status of an emptied entry goes to the parent of `page`, and the flush is noted.
-    fn leave_behind(&mut self, page: u64, space: SpaceRef, va: u64, slot: &Slot, old: u64) {
-        let status = pte::status(old);
-        super::revoke::pass_up(self.env, self.env.read(page + PARENT), status);
-        if old & pte::A != 0 {
-            self.flush.add(space, va, pte::size(slot.level));
-        }
-        self.forget_tables();
     }
 }

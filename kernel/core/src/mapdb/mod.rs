@@ -4,13 +4,14 @@
 
 mod env;
 mod flush;
-mod kernel_page;
+mod grant;
 mod map;
 mod node;
 pub mod pte;
 mod revoke;
 mod root;
 mod session;
+mod space;
 mod unmap;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use env::{Env, FrameInfo, SpaceRef};
 pub use flush::{FlushRange, FlushSet, RANGES};
 pub use map::MapOp;
 pub use session::{OutOfMemory, Session};
+pub use space::Found;
 pub use unmap::{DeleteOp, USER_END, UnmapOp};
 
 /// How far a step has got.

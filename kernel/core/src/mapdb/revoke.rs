@@ -223,10 +223,11 @@ impl Revoke {
             if s.split(space, &slot).is_ok() {
                 return false;
             }
-            // No memory for the split: better too much than too little.
+            self.widen(start, size);
+            return false;
         }
         let (old, gone) = change_entry(s, at, change);
-        self.note(s, info, node::va(info), size, old);
+        self.note(s, node::va(info), size, old);
         if gone {
             env.write(self.current + WHERE, node::broken(start, 0));
             env.write(self.current + INFO, env.read(self.current + INFO) | BROKEN);
@@ -234,8 +235,16 @@ impl Revoke {
         true
     }
 
+    /// There is no memory to split a page: better take too much than too little, from the top on,
+    /// so that nothing keeps rights that the page it came from has lost.
+    fn widen(&mut self, start: u64, size: u64) {
+        self.lo = self.lo.min(start);
+        self.hi = self.hi.max(start + size);
+        self.go(self.top);
+    }
+
     /// Records what the entry of a page showed.
-    fn note<E: Env>(&mut self, s: &mut Session<'_, E>, _info: u64, va: u64, len: u64, old: u64) {
+    fn note<E: Env>(&mut self, s: &mut Session<'_, E>, va: u64, len: u64, old: u64) {
         self.status |= pte::status(old);
         if old & pte::A != 0 {
             let space = SpaceRef(s.env.read(self.current + node::SPACE));
@@ -271,11 +280,14 @@ impl Revoke {
             self.sub = next;
             return false;
         }
-        if part && s.split(space, &slot).is_ok() {
+        if part {
+            if s.split(space, &slot).is_err() {
+                self.widen(first, size);
+            }
             return false;
         }
         let (old, gone) = change_entry(s, slot.at, change);
-        self.note(s, info, va & !(size - 1), size, old);
+        self.note(s, va & !(size - 1), size, old);
         if gone {
             env.write(current + WHERE, node::broken(start, live - (size >> 12)));
             s.forget_tables();

@@ -1,1 +1,7 @@
+//! Tests of the mapping database.
 
+mod check;
+mod model;
+mod random;
+mod sim;
+mod stress;

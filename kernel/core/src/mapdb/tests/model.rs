@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::check::{lookup, parent_of};
 use super::sim::Sim;
 use crate::mapdb::env::{Env, SpaceRef};
+use crate::mapdb::node;
 use crate::mapdb::pte;
 
 pub type Key = (u64, u64);
@@ -23,6 +24,15 @@ pub struct Entry {
     pub seen: u8,
 }
 
+impl Entry {
+    /// The processor does not tell execution from reading: what was accessed and can be executed
+    /// counts as executed.
+    fn own_status(&self) -> u8 {
+        let executed = self.own & pte::READ != 0 && self.rights & pte::EXECUTE != 0;
+        self.own | if executed { pte::EXECUTE } else { 0 }
+    }
+}
+
 /// One map or grant, as the driver describes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Item {
@@ -35,14 +45,25 @@ pub struct Item {
     pub grant: bool,
 }
 
+/// An offset of an item that concerns the oracle.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    offset: u64,
+    /// The source has a page that the oracle does not know (of physical memory: is usable).
+    other: bool,
+    /// Node of the source page.
+    node: u64,
+}
+
 pub struct Model {
     pub pages: BTreeMap<Key, Entry>,
     pub samples: Vec<u64>,
+    pub nx: bool,
 }
 
 impl Model {
-    pub fn new(samples: Vec<u64>) -> Self {
-        Self { pages: BTreeMap::new(), samples }
+    pub fn new(samples: Vec<u64>, nx: bool) -> Self {
+        Self { pages: BTreeMap::new(), samples, nx }
     }
 
     fn keys(&self, space: SpaceRef, va: u64, len: u64) -> Vec<Key> {
@@ -94,11 +115,13 @@ impl Model {
         let mut all = self.below(key);
         for child in &all {
             let entry = self.pages.get_mut(child).expect("descendant");
-            status |= entry.own | entry.due | entry.seen;
+            status |= entry.own_status() | entry.due | entry.seen;
             (entry.own, entry.due, entry.seen) = (0, 0, 0);
         }
         if own {
-            status |= core::mem::take(&mut self.pages.get_mut(&key).expect("page").own);
+            let entry = self.pages.get_mut(&key).expect("page");
+            status |= entry.own_status();
+            entry.own = 0;
             all.push(key);
         }
         self.pages.get_mut(&key).expect("page").seen |= status;
@@ -107,9 +130,10 @@ impl Model {
             if left == 0 || rights == pte::ALL {
                 let parent = self.pages[&key].parent;
                 let entry = self.detach(key, parent);
-                self.owe(parent, entry.own | entry.due | entry.seen);
+                self.owe(parent, entry.own_status() | entry.due | entry.seen);
             } else {
-                self.pages.get_mut(&key).expect("page").rights = left | pte::READ;
+                let implied = if self.nx { pte::READ } else { pte::READ | pte::EXECUTE };
+                self.pages.get_mut(&key).expect("page").rights = left | implied;
             }
         }
         status
@@ -155,7 +179,7 @@ impl Model {
 
     /// Offsets at which the item can concern a sample frame, and what the real tables hold in the
     /// source where the model knows nothing.
-    pub fn prepare(&self, sim: &Sim, item: &Item) -> Vec<(u64, bool)> {
+    pub fn prepare(&self, sim: &Sim, item: &Item) -> Vec<Spot> {
         let mut offsets = BTreeSet::new();
         for key in self.keys(item.target, item.target_va, item.len) {
             offsets.insert(key.1 - item.target_va);
@@ -177,12 +201,28 @@ impl Model {
                 foreign && lookup(sim, item.source, va).is_some_and(|p| p.node != 0)
             }
         };
-        offsets.into_iter().map(|o| (o, other(o))).collect()
+        let node = |offset| lookup(sim, item.source, item.source_va + offset).map_or(0, |p| p.node);
+        let spot = |offset| Spot { offset, other: other(offset), node: node(offset) };
+        offsets.into_iter().map(spot).collect()
+    }
+
+    /// Whether a grant's outcome can be told from the tables after it: of several pages, a later one
+    /// could undo what an earlier one did.
+    pub fn can_judge_grant(&self, item: &Item) -> bool {
+        let sources = self.keys(item.source, item.source_va, item.len);
+        let end = item.source_va + item.len;
+        let derived = |key: &Key| {
+            let inside = |c: &Key| c.0 == key.0 && item.source_va <= c.1 && c.1 < end;
+            self.pages[key].children.iter().any(inside)
+        };
+        item.len == 4096
+            || (self.keys(item.target, item.target_va, item.len).is_empty()
+                && !sources.iter().any(derived))
     }
 
     /// Map or grant, after the real one; `plan` is from before it.
-    pub fn map(&mut self, sim: &Sim, item: &Item, plan: &[(u64, bool)]) {
-        for &(offset, other) in plan {
+    pub fn map(&mut self, sim: &Sim, item: &Item, plan: &[Spot]) {
+        for &Spot { offset, other, node } in plan {
             let target = (item.target.0, item.target_va + offset);
             if sim.reserved(item.target, target.1, 4096) {
                 continue;
@@ -208,13 +248,9 @@ impl Model {
                 continue;
             }
             let Some(rights) = Self::given(item.rights, sender, sim.nx()) else {
-                if self.pages.get(&target).is_some_and(|e| e.frame != frame) {
-                    // Old memory goes before rights are looked at, or not: the real one decides.
-                    self.replaced_by_other(sim, item, target);
-                }
                 continue;
             };
-            self.map_page(sim, (item, physical), (source, target), (frame, rights));
+            self.map_page(sim, (item, physical, node), (source, target), (frame, rights));
         }
     }
 
@@ -232,20 +268,19 @@ impl Model {
     fn map_page(
         &mut self,
         sim: &Sim,
-        (item, physical): (&Item, bool),
+        (item, physical, node): (&Item, bool, u64),
         (source, target): (Key, Key),
         (frame, rights): (u64, u8),
     ) {
         let parent = (!physical).then_some(source);
         if let Some(there) = self.pages.get(&target) {
-            let bound = there.parent.map_or(pte::ALL, |p| self.pages[&p].rights);
             let missing = rights & !there.rights;
-            if there.frame == frame && missing & !bound == 0 {
+            if there.frame == frame && (missing == 0 || there.parent == parent) {
                 self.pages.get_mut(&target).expect("page").rights |= rights;
                 if item.grant && !physical && source != target {
                     let above = self.pages[&source].parent;
                     let old = self.detach(source, above);
-                    self.owe(above, old.own | old.due | old.seen);
+                    self.owe(above, old.own_status() | old.due | old.seen);
                 }
                 return;
             }
@@ -258,8 +293,8 @@ impl Model {
             let above = self.pages[&source].parent;
             let old = self.detach(source, above);
             let mut new = Entry { frame, rights, parent: above, ..Entry::default() };
-            let kept = self.grant_moved(sim, target, &old);
-            self.owe(above, old.own);
+            let kept = Self::grant_moved(sim, target, node);
+            self.owe(above, old.own_status());
             if kept {
                 (new.due, new.seen) = (old.due, old.seen);
             } else {
@@ -279,12 +314,10 @@ impl Model {
         self.attach(target, Entry { frame, rights, parent, ..Entry::default() });
     }
 
-    /// Whether a grant moved the node (then status stays with it) or made a new one.
-    fn grant_moved(&self, sim: &Sim, target: Key, old: &Entry) -> bool {
-        if old.children.is_empty() {
-            return true;
-        }
-        old.children.iter().all(|&c| self.real_parent(sim, c) == Some(target))
+    /// Whether a grant moved the node (then status stays with it) or made a new one below it.
+    fn grant_moved(sim: &Sim, target: Key, old_node: u64) -> bool {
+        let page = lookup(sim, SpaceRef(target.0), target.1).expect("granted page");
+        sim.read(page.node + node::PARENT) != old_node
     }
 
     fn detach_only(&mut self, key: Key) -> Entry {
@@ -300,15 +333,9 @@ impl Model {
         parent_of(sim, page.node, page.frame).map(|(s, va)| (s.0, va))
     }
 
-    pub fn touch(&mut self, key: Key, write: bool, nx_page: bool) {
+    pub fn touch(&mut self, key: Key, write: bool) {
         if let Some(entry) = self.pages.get_mut(&key) {
-            entry.own |= pte::READ;
-            if !nx_page {
-                entry.own |= pte::EXECUTE;
-            }
-            if write {
-                entry.own |= pte::WRITE;
-            }
+            entry.own |= if write { pte::READ | pte::WRITE } else { pte::READ };
         }
     }
 
@@ -334,12 +361,10 @@ impl Model {
     /// Takes over what the real tables say (after an operation whose exact outcome is not
     /// defined). `spaces` are the live ones.
     pub fn adopt(&mut self, sim: &Sim, spaces: &[SpaceRef], real: Vec<(Key, u64, u8)>) {
-        let old = core::mem::take(&mut self.pages);
+        self.pages.clear();
         for &(key, frame, rights) in &real {
-            let status = old.get(&key).filter(|e| e.frame == frame);
-            let own = status.map_or(0, |e| e.own);
             assert!(spaces.contains(&SpaceRef(key.0)));
-            self.pages.insert(key, Entry { frame, rights, own, ..Entry::default() });
+            self.pages.insert(key, Entry { frame, rights, ..Entry::default() });
         }
         for (key, _, _) in real {
             let parent = self.real_parent(sim, key);

@@ -78,7 +78,8 @@ impl Sim {
             let home = NodeId::new((i % 2) as u8);
             let top = sim.alloc_table(home).expect("top table");
             sim.write(top + pte::SHADOW + 256 * 8, 0);
-            let areas = if i == 0 { vec![] } else { vec![(0x40_3000, 0x1000), (0x60_0000, 0x4000)] };
+            let areas =
+                if i == 0 { vec![] } else { vec![(0x40_3000, 0x1000), (0x60_0000, 0x4000)] };
             sim.spaces.borrow_mut().push(SimSpace { top, home, areas, alive: true });
         }
         sim
