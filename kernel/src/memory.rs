@@ -12,6 +12,7 @@ use kcore::types::{NodeId, PhysAddr, PhysRange};
 use spin::{Mutex, MutexGuard, Once};
 
 use crate::arch::x86_64::bootmem::BootWindow;
+use crate::arch::x86_64::paging;
 
 pub mod frames;
 
@@ -63,12 +64,20 @@ fn pointer<T>(phys: PhysAddr) -> *mut T {
     phys.window().as_u64() as *mut T
 }
 
-/// The directory of all pools.
-pub fn pools() -> &'static Pools {
+/// The directory of all pools while the boot window exists.
+pub fn boot_pools(_: &BootWindow) -> &'static Pools {
     match POOLS.get() {
         Some(pools) => pools,
         None => panic!("no pools yet"),
     }
+}
+
+/// The directory of all pools: this node's copy. Not before the kernel address space exists.
+#[inline]
+pub fn pools() -> &'static Pools {
+    debug_assert!(paging::kernel_space_live());
+    // SAFETY: mapped read-only, initialized and constant in every kernel address space.
+    unsafe { &*(paging::NODE_POOLS as *const Pools) }
 }
 
 /// The node whose pool `node` draws from.
@@ -87,8 +96,20 @@ pub fn is_pool(phys: PhysAddr) -> bool {
 /// # Errors
 /// [`OutOfMemory`] if that pool has none; no other is tried.
 pub fn alloc_pages(node: NodeId, count: u64) -> Result<PhysAddr, OutOfMemory> {
+    alloc_pages_of(pools(), node, count)
+}
+
+/// [`alloc_pages`] for the boot stages, which name the directory.
+///
+/// # Errors
+/// As there.
+pub fn alloc_pages_of(
+    directory: &Pools,
+    node: NodeId,
+    count: u64,
+) -> Result<PhysAddr, OutOfMemory> {
     let order = count.next_power_of_two().trailing_zeros() as u8;
-    let frames = pools().alloc_on(home_of(node), order)?;
+    let frames = directory.alloc_on(directory.home_of(node), order)?;
     let range = frames.range();
     let phys = frames.into_phys();
     zero(range);

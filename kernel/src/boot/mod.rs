@@ -1,7 +1,7 @@
 //! Boot: from a [`handoff::Handoff`] to [`crate::start`] on every CPU.
 //!
 //! Stages are functions that take what the stage before returned, so their order is a type error to break
-//! (DESIGN 3.1). Up to [`stages::address_space`] the boot processor runs on the loader's tables and stack;
+//! (DESIGN 3.1). Up to [`space::address_space`] the boot processor runs on the loader's tables and stack;
 //! the stage ends by jumping to [`on_kernel_space`] on the final ones.
 
 #[expect(unsafe_code, reason = "the acpi crate asks for a trait with unsafe functions")]
@@ -11,6 +11,7 @@ pub mod handoff;
 pub mod placement;
 mod record;
 pub mod servers;
+mod space;
 mod stages;
 
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ pub fn run(handoff: &Handoff, window: BootWindow) -> ! {
     let memory = stages::memory_map(options, handoff, &window);
     let topology = stages::topology(memory, handoff, &window);
     let pools = stages::pools(topology, &window);
-    stages::address_space(pools, window)
+    space::address_space(pools, window)
 }
 
 /// Boot is over: the record is printed.

@@ -23,6 +23,8 @@ pub enum Item {
     Text,
     /// Kernel read-only data.
     Rodata,
+    /// Kernel data, shared by all nodes.
+    Data,
     /// CPU block.
     Block,
     /// Kernel stack.
@@ -41,6 +43,8 @@ pub enum Item {
     Idt,
     /// Table of CPUs.
     NodePage,
+    /// Directory of pools.
+    Pools,
     /// System call stubs.
     Stubs,
     /// What an absent thread control block shows.
@@ -54,6 +58,7 @@ const ITEMS: [(Item, &str, u64); Observed::ITEMS] = {
         (Item::Root, "root", 0),
         (Item::Text, "text", layout::KERNEL_IMAGE.as_u64()),
         (Item::Rodata, "rodata", 0),
+        (Item::Data, "data", 0),
         (Item::Block, "block", local + cpu_local::BLOCK),
         (Item::Stack, "stack", local + cpu_local::KERNEL_STACK),
         (Item::NmiStack, "nmi_stack", local + cpu_local::NMI_STACK),
@@ -63,6 +68,7 @@ const ITEMS: [(Item, &str, u64); Observed::ITEMS] = {
         (Item::UserWord, "user_word", local + cpu_local::USER_WORD),
         (Item::Idt, "idt", paging::IDT_PAGE),
         (Item::NodePage, "node_page", paging::NODE_PAGE),
+        (Item::Pools, "pools", paging::NODE_POOLS),
         (Item::Stubs, "stubs", layout::STUB_PAGE.as_u64()),
         (Item::AbsentTcb, "absent_tcb", layout::TCB_AREA.as_u64()),
     ]
@@ -81,7 +87,7 @@ pub struct Observed {
 
 impl Observed {
     /// Number of items.
-    pub const ITEMS: usize = 14;
+    pub const ITEMS: usize = 16;
 
     /// Nothing found yet.
     pub const fn new() -> Self {
@@ -122,7 +128,11 @@ pub fn observe() {
     let topology = crate::machine::get().topology;
     let (mut met, mut local) = (0, 0);
     for (item, _, virt) in ITEMS {
-        let virt = if item == Item::Rodata { image::rodata().start } else { virt };
+        let virt = match item {
+            Item::Rodata => image::rodata().start,
+            Item::Data => image::data().start,
+            _ => virt,
+        };
         let phys = if item == Item::Root {
             regs::cr3()
         } else {
@@ -148,6 +158,7 @@ pub fn as_intended(machine: &Machine, node: NodeId, found: &Observed) -> bool {
     let items_fit = found.items().all(|(item, _, phys)| {
         let shared = match item {
             Item::Text | Item::Rodata => !options.text_replication,
+            Item::Data => true,
             Item::Root => !options.page_table_replication,
             _ => false,
         };

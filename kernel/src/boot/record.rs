@@ -105,9 +105,9 @@ fn write_cpu<W: Write>(line: &mut Line<'_, W>, machine: &Machine, id: CpuId, fou
         .num("node", u64::from(own.get()))
         .num("memory_node", u64::from(home.get()));
     let mut all_local = true;
-    for (_, name, phys) in found.items() {
+    for (item, name, phys) in found.items() {
         line.num(name, phys.as_u64());
-        all_local &= topology.node_of(phys) == Some(home);
+        all_local &= item == Item::Data || topology.node_of(phys) == Some(home);
     }
     let (tables, local_tables) = found.tables();
     line.num("tables", u64::from(tables))

@@ -6,7 +6,7 @@ use kcore::options::{self, Options};
 use kcore::pool::{PoolOptions, PoolPlan};
 use kcore::topology::Topology;
 use kcore::topology::ranges::{self, RangeList};
-use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange};
+use kcore::types::{CpuId, PhysAddr, PhysRange};
 use l4abi::archive::{Archive, COMMAND_LINE_NAME};
 use spin::{Mutex, MutexGuard};
 
@@ -14,11 +14,10 @@ use super::acpi::Firmware;
 use super::fatal;
 use super::handoff::{Handoff, MemoryKind};
 use crate::arch::x86_64::bootmem::BootWindow;
-use crate::arch::x86_64::paging::{self, Devices, ImageFrames, NodeSpace, NodeSpaces, Replica};
+use crate::arch::x86_64::paging;
 use crate::arch::x86_64::regs::Features;
-use crate::arch::x86_64::tcb_area;
 use crate::arch::x86_64::{apic, clock, cpu_start, image, ioapic, regs, tables, trampoline};
-use crate::cpu::{self, Identity, NodePage};
+use crate::cpu;
 use crate::machine::{self, Machine};
 use crate::{memory, println};
 
@@ -52,8 +51,10 @@ pub struct MemoryMap {
     options: Options,
     /// All memory, whoever uses it.
     usable: RangeList,
-    /// Memory in use: kernel image, archive, what the loader keeps.
+    /// Memory in use for ever.
     kept: RangeList,
+    /// Memory in use until the kernel runs on its own tables: what the loader keeps, the image as loaded.
+    until_switch: RangeList,
     archive: Option<PhysRange>,
     /// The low pages that starting other CPUs needs are free.
     can_start_cpus: bool,
@@ -65,6 +66,7 @@ pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> M
         options,
         usable: ranges::EMPTY,
         kept: ranges::EMPTY,
+        until_switch: ranges::EMPTY,
         archive: None,
         can_start_cpus: false,
     };
@@ -79,7 +81,7 @@ pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> M
         let bytes = clipped(range.start, range.end);
         lost += usize::from(ranges::insert(&mut map.usable, bytes).is_err());
         if range.kind == MemoryKind::Loader {
-            lost += usize::from(ranges::insert(&mut map.kept, bytes).is_err());
+            keep(&mut map.until_switch, bytes);
         }
     }
     // Where two entries overlap, the stricter one counts.
@@ -93,7 +95,7 @@ pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> M
     let image = [image::text(), image::rodata(), image::data()];
     for virt in image.into_iter().flat_map(|range| range.step_by(PAGE_SIZE as usize)) {
         if let Some(at) = tables::walk_boot(window, virt) {
-            keep(&mut map.kept, PhysRange::from_len(at.phys.as_u64(), PAGE_SIZE));
+            keep(&mut map.until_switch, PhysRange::from_len(at.phys.as_u64(), PAGE_SIZE));
         }
     }
     if let Some(archive) = map.archive {
@@ -107,6 +109,9 @@ pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> M
     // The first page has the firmware's interrupt table; the trampoline's pages start the other CPUs.
     keep(&mut map.kept, PhysRange::from_len(0, PAGE_SIZE));
     keep(&mut map.kept, trampoline::PAGES);
+    for &range in map.kept.iter() {
+        keep(&mut map.until_switch, range);
+    }
     map
 }
 
@@ -167,7 +172,7 @@ pub fn topology(map: MemoryMap, handoff: &Handoff, window: &BootWindow) -> Descr
 
 /// Every node with memory has a pool.
 pub struct Pools {
-    machine: &'static Machine,
+    pub(super) machine: &'static Machine,
 }
 
 static FREE: Mutex<RangeList> = Mutex::new(ranges::EMPTY);
@@ -190,7 +195,7 @@ pub fn pools(described: Described, window: &BootWindow) -> Pools {
     }
     let options = PoolOptions { size: map.options.pool_size, flat: !map.options.node_pools };
     let mut plan = PLAN.lock();
-    match PoolPlan::new(topology, &map.kept, options) {
+    match PoolPlan::new(topology, &map.until_switch, options) {
         Ok(made) => *plan = Some(made),
         Err(error) => fatal(format_args!("{error}")),
     }
@@ -218,123 +223,6 @@ pub fn pools(described: Described, window: &BootWindow) -> Pools {
             pm_timer: described.pm_timer,
         }),
     }
-}
-
-struct BootFrames<'w>(&'w BootWindow);
-
-impl ImageFrames for BootFrames<'_> {
-    fn frame(&self, virt: u64) -> Option<PhysAddr> {
-        tables::walk_boot(self.0, virt).map(|at| at.phys)
-    }
-}
-
-/// Builds every node's and every CPU's address space and enters the boot processor's.
-pub fn address_space(pools: Pools, window: BootWindow) -> ! {
-    let machine = pools.machine;
-    let topology = machine.topology;
-    let first = memory::home_of(NodeId::new(0));
-    let mut spaces = NodeSpaces::new(NO_SPACE);
-    for node in topology.nodes().filter(|&node| memory::pools().pool(node).is_some()) {
-        let shared = spaces.first().map(|(_, space)| space.replica);
-        let replica = match shared {
-            Some(replica) if !machine.options.text_replication => Ok(replica),
-            _ => replicate(if machine.options.text_replication { node } else { first }),
-        };
-        let table_node = if machine.options.page_table_replication { node } else { first };
-        let space = replica.and_then(|replica| {
-            paging::build_node_space(
-                &mut || memory::alloc_page(node).ok(),
-                &mut || memory::alloc_page(table_node).ok(),
-                &mut machine.pools.extents().iter().map(|extent| extent.range),
-                replica,
-                &BootFrames(&window),
-                &devices(machine),
-            )
-        });
-        match space {
-            Ok(space) => spaces.push((node, space)).unwrap_or(()),
-            Err(error) => fatal(format_args!("node {node}: kernel address space: {error:?}")),
-        }
-    }
-    let boot_root = cpu_spaces(machine, &spaces);
-    paging::keep_node_spaces(spaces);
-    if machine.can_start_cpus {
-        trampoline::prepare(&window, boot_root);
-    }
-    cpu_start::enter_kernel_space(window, boot_root, super::on_kernel_space)
-}
-
-const NO_SPACE: (NodeId, NodeSpace) = (
-    NodeId::new(0),
-    NodeSpace {
-        root: PhysAddr::ZERO,
-        node_page: PhysAddr::ZERO,
-        no_ports: PhysAddr::ZERO,
-        zero_page: PhysAddr::ZERO,
-        stubs: PhysAddr::ZERO,
-        replica: Replica { text: PhysAddr::ZERO, rodata: PhysAddr::ZERO },
-    },
-);
-
-fn devices(machine: &Machine) -> Devices<'_> {
-    let xapic = !machine.features.x2apic;
-    Devices { local_apic: xapic.then(apic::physical_base), io_apics: &machine.io_apics }
-}
-
-/// Copies the kernel's text and read-only data into a node.
-fn replicate(node: NodeId) -> Result<Replica, tables::TableError> {
-    let copy = |virt: core::ops::Range<u64>| {
-        let pages = (virt.end - virt.start) / PAGE_SIZE;
-        let phys = memory::alloc_pages(node, pages).map_err(|_| tables::TableError::OutOfMemory)?;
-        paging::copy_image(virt, phys);
-        Ok(phys)
-    };
-    Ok(Replica { text: copy(image::text())?, rodata: copy(image::rodata())? })
-}
-
-/// Builds the spaces of all CPUs; returns the boot processor's root.
-fn cpu_spaces(machine: &Machine, spaces: &[(NodeId, NodeSpace)]) -> PhysAddr {
-    let topology = machine.topology;
-    let first = memory::home_of(NodeId::new(0));
-    let mut page = NodePage::new(topology.nr_cpus() as u32);
-    let mut boot_root = PhysAddr::ZERO;
-    for (number, described) in topology.cpus().iter().enumerate() {
-        let id = CpuId::new(number as u16);
-        let node = memory::home_of(described.node);
-        let Some((_, space)) = spaces.iter().find(|(n, _)| *n == node) else {
-            fatal(format_args!("cpu {id}: node {node} has no address space"))
-        };
-        let table_node = if machine.options.page_table_replication { node } else { first };
-        let built = paging::build_cpu_space(
-            space,
-            &mut |count| memory::alloc_pages(node, count).ok(),
-            &mut || memory::alloc_page(table_node).ok(),
-            |kernel_root, block| Identity {
-                id,
-                node,
-                apic_id: described.apic,
-                kernel_root,
-                pool_address: block.window().as_u64(),
-            },
-        );
-        match built {
-            Ok(built) => {
-                page.set(id, described.apic, node);
-                cpu_start::remember(id, built);
-                if number == 0 {
-                    boot_root = built.root;
-                }
-            }
-            Err(error) if number == 0 => fatal(format_args!("boot processor: {error:?}")),
-            Err(error) => println!("cpu {id}: no memory for it ({error:?}); left out"),
-        }
-    }
-    for (node, space) in spaces {
-        page.node = u32::from(node.get());
-        paging::write_node_page(*node, space, &page);
-        tcb_area::learn(*node, space.root);
-    }
-    boot_root
 }
 
 /// The boot processor runs on its own tables, stack and window.

@@ -134,8 +134,8 @@ pub fn replicas() -> Verdict {
         }
         let spaces = paging::node_spaces();
         for (i, (_, space)) in spaces.iter().enumerate().filter(|_| item == Item::Text) {
-            let text = space.replica.text;
-            let shared = spaces[..i].iter().any(|(_, other)| other.replica.text == text);
+            let text = space.image.text;
+            let shared = spaces[..i].iter().any(|(_, other)| other.image.text == text);
             distinct += usize::from(!shared);
         }
     }

@@ -11,7 +11,7 @@ use x86_64::structures::DescriptorTablePointer;
 
 use super::bootmem::BootWindow;
 use super::paging::CpuSpace;
-use super::{apic, clock, cpu_ops, gdt, idt, trampoline};
+use super::{apic, clock, cpu_ops, gdt, idt, image, trampoline};
 use crate::cpu::{CpuBlock, Shared};
 
 /// How long a CPU has to answer the first start-up interrupt, and the second. Emulated CPUs share few
@@ -60,13 +60,22 @@ pub fn remember(cpu: CpuId, space: CpuSpace) {
     BLOCKS[cpu.index()].store(space.block.as_u64(), Ordering::Relaxed);
 }
 
-/// Enters the kernel address space on the boot processor's own stack. The boot window ends here.
-pub fn enter_kernel_space(_: BootWindow, root: PhysAddr, then: extern "C" fn() -> !) -> ! {
+/// Moves the kernel's data to `data`, in a pool, and enters the kernel address space on the boot processor's own
+/// stack. The boot window ends here.
+pub fn enter_kernel_space(
+    _: BootWindow,
+    root: PhysAddr,
+    data: PhysAddr,
+    then: extern "C" fn() -> !,
+) -> ! {
     let stack = layout::CPU_LOCAL.as_u64() + cpu_local::KERNEL_STACK_TOP;
-    // SAFETY: the new tables map the kernel image like the old ones (`build_node_space`), the stack is
-    // mapped and unused, and `then` never returns.
+    let old = image::data();
+    // SAFETY: nothing writes data between the copy and the switch. The new tables map the kernel image like the
+    // old ones, with the copy as its data (`build_node_space`); the stack is mapped and unused, and `then` never
+    // returns.
     unsafe {
         asm!(
+            "rep movsb",
             "mov cr3, {root}",
             "mov rsp, {stack}",
             "xor ebp, ebp",
@@ -74,6 +83,9 @@ pub fn enter_kernel_space(_: BootWindow, root: PhysAddr, then: extern "C" fn() -
             "push rbp",
             "call {then}",
             "ud2",
+            in("rcx") old.end - old.start,
+            in("rsi") old.start,
+            in("rdi") data.window().as_u64(),
             root = in(reg) root.as_u64(),
             stack = in(reg) stack,
             then = in(reg) then,

@@ -13,6 +13,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kcore::fixed::FixedVec;
 use kcore::layout::{self, PAGE_SIZE, cpu_local};
+use kcore::pool::Pools;
+use kcore::topology::NodeRange;
 use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange, VirtAddr};
 use spin::Once;
 
@@ -26,6 +28,9 @@ use l4abi::syscall::SyscallNo;
 pub const IDT_PAGE: u64 = layout::STUB_PAGE.as_u64() + PAGE_SIZE;
 /// The node's copy of the CPU table.
 pub const NODE_PAGE: u64 = IDT_PAGE + PAGE_SIZE;
+/// The node's copy of the directory of pools.
+pub const NODE_POOLS: u64 = NODE_PAGE + PAGE_SIZE;
+const NODE_POOLS_SIZE: u64 = (size_of::<Pools>() as u64).next_multiple_of(PAGE_SIZE);
 
 /// The boot processor runs on the kernel address space.
 static LIVE: AtomicBool = AtomicBool::new(false);
@@ -40,13 +45,15 @@ pub fn kernel_space_is_live() {
     LIVE.store(true, Ordering::Release);
 }
 
-/// Physical homes of the kernel image's parts on one node.
+/// Where the parts of the kernel image lie that one node uses: replicas of its own, and the shared data.
 #[derive(Clone, Copy, Debug)]
-pub struct Replica {
+pub struct ImageHome {
     /// First page of the text.
     pub text: PhysAddr,
     /// First page of the read-only data.
     pub rodata: PhysAddr,
+    /// First page of the data, the same for all nodes.
+    pub data: PhysAddr,
 }
 
 /// What one node's CPUs share.
@@ -62,8 +69,8 @@ pub struct NodeSpace {
     pub zero_page: PhysAddr,
     /// The node's page of system call stubs.
     pub stubs: PhysAddr,
-    /// The node's replica of the kernel.
-    pub replica: Replica,
+    /// The kernel image as the node sees it.
+    pub image: ImageHome,
 }
 
 /// Device registers that the kernel uses.
@@ -81,40 +88,46 @@ const USER_R: Flags = KERNEL_R.union(Flags::USER);
 const USER_RX: Flags = KERNEL_RX.union(Flags::USER);
 const DEVICE: Flags = KERNEL_RW.union(Flags::NO_CACHE).union(Flags::WRITE_THROUGH);
 
-/// Where the running image's data lies, page by page, by the tables in use.
-pub trait ImageFrames {
-    /// Physical address behind a page of the image.
-    fn frame(&self, virt: u64) -> Option<PhysAddr>;
+/// What a node space is made of.
+pub struct NodeParts<'a> {
+    /// The kernel image.
+    pub image: ImageHome,
+    /// The directory of pools, of which the node gets a copy.
+    pub pools: &'a Pools,
+    /// The extents of all pools.
+    pub extents: &'a [NodeRange],
+    /// Device registers.
+    pub devices: Devices<'a>,
 }
 
-/// Builds a node space. `pages` are zeroed pages of the node; `pools` every node's pool.
+/// Builds a node space. `pages(n)` gives `n` contiguous zeroed pages of the node, `tables` one for a table.
 pub fn build_node_space(
-    pages: &mut dyn FnMut() -> Option<PhysAddr>,
+    pages: &mut dyn FnMut(u64) -> Option<PhysAddr>,
     tables: &mut dyn FnMut() -> Option<PhysAddr>,
-    pools: &mut dyn Iterator<Item = PhysRange>,
-    replica: Replica,
-    frames: &dyn ImageFrames,
-    devices: &Devices<'_>,
+    parts: &NodeParts<'_>,
 ) -> Result<NodeSpace, TableError> {
-    let mut page = || pages().ok_or(TableError::OutOfMemory);
+    let directory = pages(NODE_POOLS_SIZE / PAGE_SIZE).ok_or(TableError::OutOfMemory)?;
+    let mut page = || pages(1).ok_or(TableError::OutOfMemory);
     let node_page = page()?;
     let no_ports = page()?;
     let zero_page = page()?;
     let idt = page()?;
     let stubs = page()?;
     let mut space = Tables::new(tables)?;
-    for pool in pools {
-        space.map_range(pool.start.window(), pool, KERNEL_RW)?;
+    for extent in parts.extents {
+        space.map_range(extent.range.start.window(), extent.range, KERNEL_RW)?;
     }
-    map_image(&mut space, replica, frames)?;
+    map_image(&mut space, parts.image)?;
     space.map(layout::STUB_PAGE, stubs, Level::Page, USER_RX)?;
     space.map(VirtAddr::new(IDT_PAGE), idt, Level::Page, KERNEL_R)?;
     space.map(VirtAddr::new(NODE_PAGE), node_page, Level::Page, KERNEL_R)?;
-    if let Some(phys) = devices.local_apic {
+    let copy = PhysRange::from_len(directory.as_u64(), NODE_POOLS_SIZE);
+    space.map_pages(VirtAddr::new(NODE_POOLS), copy, KERNEL_R)?;
+    if let Some(phys) = parts.devices.local_apic {
         let virt = VirtAddr::new(super::apic::XAPIC_VIRT);
         space.map(virt, PhysAddr::new(phys), Level::Page, DEVICE)?;
     }
-    for (n, chip) in devices.io_apics.iter().enumerate() {
+    for (n, chip) in parts.devices.io_apics.iter().enumerate() {
         let virt = VirtAddr::new(ioapic::virt(n));
         space.map(virt, PhysAddr::new(chip.phys).page_base(), Level::Page, DEVICE)?;
     }
@@ -123,6 +136,7 @@ pub fn build_node_space(
     unsafe {
         window(idt).write_bytes(0, PAGE_SIZE as usize);
         idt::write_table(window(idt));
+        window(directory).cast::<Pools>().write(parts.pools.clone());
         window(no_ports).write_bytes(0xff, PAGE_SIZE as usize);
         // What is not a stub is `int3`.
         window(stubs).write_bytes(0xcc, PAGE_SIZE as usize);
@@ -132,25 +146,17 @@ pub fn build_node_space(
             window(stubs).add(at).copy_from_nonoverlapping(code.as_ptr(), code.len());
         }
     }
-    Ok(NodeSpace { root: space.root(), node_page, no_ports, zero_page, stubs, replica })
+    Ok(NodeSpace { root: space.root(), node_page, no_ports, zero_page, stubs, image: parts.image })
 }
 
-fn map_image(
-    space: &mut Tables<'_>,
-    replica: Replica,
-    frames: &dyn ImageFrames,
-) -> Result<(), TableError> {
-    let parts =
-        [(image::text(), replica.text, KERNEL_RX), (image::rodata(), replica.rodata, KERNEL_R)];
-    for (range, phys, flags) in parts {
-        for (i, virt) in range.step_by(PAGE_SIZE as usize).enumerate() {
-            let frame = phys.offset(i as u64 * PAGE_SIZE);
-            space.map(VirtAddr::new(virt), frame, Level::Page, flags)?;
-        }
-    }
-    for virt in image::data().step_by(PAGE_SIZE as usize) {
-        let frame = frames.frame(virt).ok_or(TableError::ImageNotMapped)?;
-        space.map(VirtAddr::new(virt), frame, Level::Page, KERNEL_RW)?;
+fn map_image(space: &mut Tables<'_>, home: ImageHome) -> Result<(), TableError> {
+    for (part, phys, flags) in [
+        (image::text(), home.text, KERNEL_RX),
+        (image::rodata(), home.rodata, KERNEL_R),
+        (image::data(), home.data, KERNEL_RW),
+    ] {
+        let range = PhysRange::from_len(phys.as_u64(), part.end - part.start);
+        space.map_pages(VirtAddr::new(part.start), range, flags)?;
     }
     Ok(())
 }

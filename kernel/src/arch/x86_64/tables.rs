@@ -73,8 +73,6 @@ pub enum TableError {
     OutOfMemory,
     /// Something else is mapped there already.
     Conflict,
-    /// The running kernel's own image has a hole.
-    ImageNotMapped,
 }
 
 /// Tables under construction.
