@@ -1,4 +1,6 @@
-//! A table with one entry per memory line, allocated where it is touched.
+//! Tables over memory lines, allocated where they are touched.
+
+use std::collections::HashMap;
 
 /// Lines per chunk: 32 KiB of guest memory.
 const CHUNK: usize = 512;
@@ -40,6 +42,44 @@ impl<T: Copy + Default> LineTable<T> {
     }
 }
 
+/// How lines were touched: a byte of flags for each, 0 for lines that were not. Accesses have locality,
+/// so the chunk of the last one is remembered.
+#[derive(Debug, Default)]
+pub struct Touched {
+    index: HashMap<u32, usize>,
+    chunks: Vec<(u32, Box<[u8; CHUNK]>)>,
+    last: usize,
+}
+
+impl Touched {
+    /// Adds flags to a line.
+    pub fn touch(&mut self, line: u32, how: u8) {
+        let chunk = line / CHUNK as u32;
+        if self.chunks.get(self.last).is_none_or(|c| c.0 != chunk) {
+            self.last = *self.index.entry(chunk).or_insert_with(|| {
+                self.chunks.push((chunk, Box::new([0; CHUNK])));
+                self.chunks.len() - 1
+            });
+        }
+        self.chunks[self.last].1[line as usize % CHUNK] |= how;
+    }
+
+    /// The flags of a line.
+    #[must_use]
+    pub fn get(&self, line: u32) -> u8 {
+        let at = self.index.get(&(line / CHUNK as u32));
+        at.map_or(0, |&at| self.chunks[at].1[line as usize % CHUNK])
+    }
+
+    /// All lines that were touched, in no particular order, with their flags.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u8)> {
+        self.chunks.iter().flat_map(|(chunk, flags)| {
+            let first = chunk * CHUNK as u32;
+            flags.iter().zip(first..).filter(|(how, _)| **how != 0).map(|(&how, line)| (line, how))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +95,17 @@ mod tests {
         }
         t.clear();
         assert_eq!(t.get(7), 0);
+    }
+
+    #[test]
+    fn flags_add_up() {
+        let mut t = Touched::default();
+        for (line, how) in [(5, 1), (100_000, 2), (5, 4), (99_999, 1), (512, 8)] {
+            t.touch(line, how);
+        }
+        let mut all: Vec<_> = t.iter().collect();
+        all.sort_unstable();
+        assert_eq!(all, [(5, 5), (512, 8), (99_999, 1), (100_000, 2)]);
+        assert_eq!((t.get(5), t.get(6), t.get(1 << 30)), (5, 0, 0));
     }
 }

@@ -3,11 +3,9 @@
 use crate::{
     counters::{Count, Counters, KERNEL, USER},
     cpu::{Cpu, Path},
+    lines::Touched,
 };
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::collections::HashMap;
 
 /// Smallest, largest and sum of a quantity over the occurrences of a region.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +30,7 @@ impl Spread {
     }
 }
 
-/// How a line was touched: bits of a [`Lines`] value, for the kernel; shifted by 3 for user mode.
+/// How a line was touched: flags of a [`Touched`] line, for the kernel; shifted by 3 for user mode.
 pub mod touch {
     /// Fetched from.
     pub const CODE: u8 = 1;
@@ -43,27 +41,6 @@ pub mod touch {
     /// Any of them in kernel mode.
     pub const KERNEL: u8 = 7;
 }
-
-/// Hashing of line numbers: they are dense, one multiplication spreads them.
-#[derive(Default)]
-pub struct LineHasher(u64);
-
-impl Hasher for LineHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &b in bytes {
-            self.write_u32(u32::from(b));
-        }
-    }
-    fn write_u32(&mut self, n: u32) {
-        self.0 = (self.0 ^ u64::from(n)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31);
-    }
-}
-
-/// The lines touched, with how.
-pub type Lines = HashMap<u32, u8, BuildHasherDefault<LineHasher>>;
 
 /// A reading taken when a region opens.
 #[derive(Clone, Debug)]
@@ -117,7 +94,7 @@ pub struct Slot {
     /// The latency path, on the CPU where the region is closed.
     pub path: PathSpread,
     /// Lines touched.
-    pub lines: Lines,
+    pub lines: Touched,
 }
 
 /// A region: one id under one name.
@@ -215,7 +192,7 @@ impl Regions {
     pub fn touch(&mut self, open: &[usize], cpu: usize, line: u32, how: u8) {
         for &at in open {
             if let Some(slot) = &mut self.list[at].slots[cpu] {
-                *slot.lines.entry(line).or_insert(0) |= how;
+                slot.lines.touch(line, how);
             }
         }
     }
@@ -226,10 +203,11 @@ impl Regions {
         let written = |how: u8| how & (touch::WRITTEN | touch::WRITTEN << 3) != 0;
         let Some(own) = &region.slots[cpu] else { return 0 };
         let others = region.slots.iter().enumerate().filter(|&(c, _)| c != cpu);
-        let others: Vec<&Lines> =
+        let others: Vec<&Touched> =
             others.filter_map(|(_, s)| s.as_ref().map(|s| &s.lines)).collect();
-        let shared = |&(line, &how): &(&u32, &u8)| {
-            others.iter().filter_map(|l| l.get(line)).any(|&o| written(how) || written(o))
+        let shared = |&(line, how): &(u32, u8)| {
+            let hows = others.iter().map(|l| l.get(line)).filter(|&o| o != 0);
+            hows.into_iter().any(|o| written(how) || written(o))
         };
         own.lines.iter().filter(shared).count() as u64
     }

@@ -223,7 +223,7 @@ impl Sim {
                 [("code", touch::CODE), ("read", touch::READ), ("written", touch::WRITTEN)]
             {
                 let mut per_node = vec![0; nodes];
-                for (&line, &how) in &slot.lines {
+                for (line, how) in slot.lines.iter() {
                     if how & bit << shift != 0 {
                         per_node[self.ram().node_of_line(line)] += 1;
                     }
