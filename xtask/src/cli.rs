@@ -94,10 +94,10 @@ pub struct RunArgs {
     /// What the root task starts; default xtask/manifests/default.toml
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
-    /// Program to run as root task, such as one built for another X.2 kernel
+    /// Program to run as root task: a guest program's name, or an ELF file built for any X.2 kernel
     #[arg(long, value_name = "ELF")]
     pub roottask: Option<PathBuf>,
-    /// Program to run as sigma0
+    /// Program to run as sigma0, likewise
     #[arg(long, value_name = "ELF")]
     pub sigma0: Option<PathBuf>,
     /// Kernel options, such as "exit=boot text_replication=off"; a wrong one lists them all

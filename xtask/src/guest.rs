@@ -1,6 +1,9 @@
 //! Builds the guest packages.
 
-use crate::{doctor, paths, say};
+use crate::{
+    doctor, paths, say,
+    workspace::{Package, Workspace},
+};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::{
@@ -49,25 +52,6 @@ pub struct Program {
 pub type Programs = BTreeMap<String, Program>;
 
 #[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    manifest_path: PathBuf,
-    targets: Vec<Target>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    kind: Vec<String>,
-    #[serde(default, rename = "required-features")]
-    required_features: Vec<String>,
-}
-
-#[derive(Deserialize)]
 struct Message {
     reason: String,
     executable: Option<PathBuf>,
@@ -111,7 +95,7 @@ pub fn select_packages(command: &mut Command) -> Result<()> {
 fn select(command: &mut Command, packages: &[Package]) {
     for package in packages {
         command.args(["--package", &package.name]);
-        for feature in bins(package).flat_map(|target| &target.required_features) {
+        for feature in package.features_of_programs() {
             command.args(["--features", &format!("{}/{feature}", package.name)]);
         }
     }
@@ -123,26 +107,13 @@ pub fn kernel(programs: &Programs) -> Result<&Program> {
     programs.get("kernel").context("there is no kernel among the guest packages")
 }
 
-fn bins(package: &Package) -> impl Iterator<Item = &Target> {
-    package.targets.iter().filter(|target| target.kind.iter().any(|kind| kind == "bin"))
-}
-
 fn guest_packages() -> Result<Vec<Package>> {
-    let output = cargo("metadata")
-        .args(["--no-deps", "--format-version", "1"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("cargo metadata failed; its message is above");
-    }
-    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
-    let servers = paths::root().join("servers");
-    let wanted = |package: &Package| {
-        PACKAGES.contains(&package.name.as_str()) || package.manifest_path.starts_with(&servers)
+    let workspace = Workspace::read()?;
+    let wanted = |package: &&Package| {
+        let known = PACKAGES.contains(&package.name.as_str()) || package.is_below("servers");
+        known && package.has_programs()
     };
-    let has_bin = |package: &Package| bins(package).next().is_some();
-    Ok(metadata.packages.into_iter().filter(|p| wanted(p) && has_bin(p)).collect())
+    Ok(workspace.packages().filter(wanted).cloned().collect())
 }
 
 /// Cargo in the checkout, without flags that the caller's environment meant for other builds.

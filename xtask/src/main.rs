@@ -22,6 +22,7 @@ mod say;
 mod sim;
 mod symbols;
 mod test;
+mod workspace;
 
 use clap::Parser;
 use cli::{Cli, Task};

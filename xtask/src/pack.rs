@@ -107,17 +107,20 @@ fn program_bytes(
     file: Option<&Path>,
     programs: &Programs,
 ) -> Result<Option<Vec<u8>>> {
-    let path = match (file, programs.get(module)) {
-        (Some(file), _) => file.to_path_buf(),
-        (None, Some(program)) => program.stripped.clone(),
-        (None, None) if module.contains('/') => paths::root().join(module),
-        (None, None) => {
-            let known: Vec<_> = programs.keys().map(String::as_str).collect();
-            bail!(
-                "the manifest names the module '{module}', which is not built; there are {}",
-                known.join(", ")
-            );
-        }
+    // A word that is no file may be the name of a guest program.
+    let named = file.filter(|file| !file.exists()).and_then(|file| programs.get(file.to_str()?));
+    let path = if let Some(program) = named {
+        program.stripped.clone()
+    } else if let Some(file) = file {
+        file.to_path_buf()
+    } else if let Some(program) = programs.get(module) {
+        program.stripped.clone()
+    } else if module.contains('/') {
+        paths::root().join(module)
+    } else {
+        let known: Vec<_> = programs.keys().map(String::as_str).collect();
+        let known = known.join(", ");
+        bail!("the manifest names the module '{module}', which is not built; there are {known}");
     };
     let data =
         fs::read(&path).with_context(|| format!("cannot read the module {}", path.display()))?;
@@ -205,7 +208,11 @@ mod tests {
 
         let cut = file.with_extension("cut");
         fs::write(&cut, &elf::tests::tiny()[..122]).unwrap();
-        let options = Options { roottask: Some(cut.clone()), ..Options::default() };
+        let with =
+            |roottask: &Path| Options { roottask: Some(roottask.into()), ..Options::default() };
+        assert!(parts(&manifest(""), &programs, &with(Path::new("sigma0"))).is_ok());
+        assert!(parts(&manifest(""), &programs, &with(Path::new("nobody"))).is_err());
+        let options = with(&cut);
         let error = format!("{:#}", parts(&manifest(""), &programs, &options).err().unwrap());
         assert!(error.contains("cut short") && !error.contains('\n'), "{error}");
         fs::remove_file(file).unwrap();

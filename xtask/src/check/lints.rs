@@ -1,7 +1,7 @@
 //! rustfmt and clippy, with one line for each finding.
 
 use super::Finding;
-use crate::{guest, paths};
+use crate::{guest, paths, workspace::Workspace};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::process::{Command, Stdio};
@@ -36,7 +36,15 @@ pub fn format() -> Result<Vec<Finding>> {
 pub fn host() -> Result<Vec<Finding>> {
     let mut command = guest::cargo("clippy");
     command.arg("--all-targets");
-    clippy(command)
+    let mut findings = clippy(command)?;
+    // Libraries of guest packages, for the sake of their tests.
+    let mut command = guest::cargo("clippy");
+    for package in Workspace::read()?.tested_libraries() {
+        command.args(["--package", &package.name]);
+    }
+    command.args(["--lib", "--tests"]);
+    findings.extend(clippy(command)?);
+    Ok(findings)
 }
 
 /// Clippy on the guest packages.

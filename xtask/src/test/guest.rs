@@ -132,6 +132,7 @@ fn media(run: &Run, programs: &Programs) -> Result<Media> {
     let append = run.suite.append.clone();
     let options = pack::Options {
         manifest: run.suite.manifest_path(),
+        roottask: run.suite.roottask.clone(),
         command_line: (boot != Boot::Direct).then(|| append.clone()),
         ..pack::Options::default()
     };

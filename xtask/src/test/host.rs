@@ -1,9 +1,11 @@
 //! Tests that run on the host: cargo's own, `loom` models, `miri`.
 
 use super::{Failure, Report};
-use crate::{doctor, guest, paths};
-use anyhow::{Context, Result, bail};
-use serde::Deserialize;
+use crate::{
+    doctor, guest, paths,
+    workspace::{Package, Workspace},
+};
+use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use std::{
     io::Read,
@@ -24,6 +26,8 @@ const TOO_SLOW_FOR_MIRI: [&str; 2] = ["tables_longer_than_64_kib", "more_domains
 enum Kind {
     /// `cargo test`.
     Plain,
+    /// `cargo test --lib`: the programs are for the guest.
+    Library,
     /// Tests named `loom_*` or in a module `loom`, with `--cfg loom`.
     Loom,
     /// Under the interpreter that finds undefined behaviour.
@@ -42,65 +46,41 @@ pub struct Suite {
 impl Suite {
     /// Takes minutes, on one CPU.
     pub fn is_slow(&self) -> bool {
-        self.kind != Kind::Plain
+        matches!(self.kind, Kind::Loom | Kind::Miri)
     }
 
     /// One line about it.
     pub fn about(&self) -> String {
         match self.kind {
             Kind::Plain => format!("cargo test of {}", self.package),
+            Kind::Library => format!("cargo test of the library of {}", self.package),
             Kind::Loom => format!("every interleaving of the loom tests of {}", self.package),
             Kind::Miri => format!("{} under miri (needs a nightly tool chain)", self.package),
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    workspace_default_members: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    dependencies: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    name: String,
-}
-
-/// All host suites: every default member, its loom tests if it depends on `loom`, miri for `kcore`.
+/// All host suites: every package for the host, the libraries of guest packages, loom tests of
+/// what depends on `loom`, miri for `kcore`.
 pub fn suites() -> Result<Vec<Suite>> {
-    let output = guest::cargo("metadata")
-        .args(["--no-deps", "--format-version", "1"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("cargo metadata failed; its message is above");
-    }
-    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
-    let members = metadata.workspace_default_members;
+    let workspace = Workspace::read()?;
     let mut out = Vec::new();
-    let packages: Vec<Package> =
-        metadata.packages.into_iter().filter(|package| members.contains(&package.id)).collect();
-    for kind in [Kind::Plain, Kind::Loom, Kind::Miri] {
-        for package in &packages {
-            let (wanted, name) = match kind {
-                Kind::Plain => (true, package.name.clone()),
-                Kind::Loom => {
-                    let depends = package.dependencies.iter().any(|d| d.name == "loom");
-                    (depends, format!("loom-{}", package.name))
-                }
-                Kind::Miri => (package.name == "kcore", format!("miri-{}", package.name)),
-            };
-            if wanted {
-                out.push(Suite { name, package: package.name.clone(), kind });
-            }
+    let mut add = |prefix: &str, package: &Package, kind: Kind| {
+        let name = format!("{prefix}{}", package.name);
+        out.push(Suite { name, package: package.name.clone(), kind });
+    };
+    for package in workspace.packages().filter(|package| workspace.is_for_host(package)) {
+        add("", package, Kind::Plain);
+    }
+    for package in workspace.tested_libraries() {
+        add("", package, Kind::Library);
+    }
+    for package in workspace.packages() {
+        if package.has_library() && package.depends_on("loom") {
+            add("loom-", package, Kind::Loom);
+        }
+        if package.name == "kcore" {
+            add("miri-", package, Kind::Miri);
         }
     }
     Ok(out)
@@ -138,6 +118,11 @@ pub fn run(suite: &Suite) -> Result<Report> {
 fn command(suite: &Suite) -> Command {
     let mut command = match suite.kind {
         Kind::Plain => guest::cargo("test"),
+        Kind::Library => {
+            let mut command = guest::cargo("test");
+            command.arg("--lib");
+            command
+        }
         Kind::Loom => {
             let mut command = guest::cargo("test");
             command.env("RUSTFLAGS", "--cfg loom").env("CARGO_PROFILE_TEST_OPT_LEVEL", "2");

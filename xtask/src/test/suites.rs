@@ -21,6 +21,8 @@ pub struct Suite {
     pub append: String,
     /// Manifest below `xtask/manifests/`, without ending; `default` without.
     pub manifest: Option<String>,
+    /// Guest program in the root task's place, instead of the manifest's.
+    pub roottask: Option<PathBuf>,
     /// Ways to boot; only `direct` without.
     #[serde(default)]
     pub boot: Vec<BootPath>,
