@@ -250,7 +250,7 @@ pub struct Lane {
     /// Answer for the client.
     pub answer: Option<crate::message::Reply>,
     /// Pages done.
-    pub count: u32,
+    pub count: u64,
     /// Their status bits.
     pub total: Status,
     /// Why it failed.

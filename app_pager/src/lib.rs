@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod config;
 pub mod directory;
+pub mod encode;
 pub mod event;
 mod fault;
 mod hold;
@@ -28,4 +29,5 @@ pub mod rng;
 pub mod store;
 pub mod task;
 mod threads;
+pub mod wire;
 pub mod worker;

@@ -159,7 +159,7 @@ pub enum Reply {
     /// Done, for so many pages, which had been used like this.
     Pages {
         /// Number of pages touched by the operation.
-        count: u32,
+        count: u64,
         /// Their status bits, joined.
         status: Status,
     },
