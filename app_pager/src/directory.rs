@@ -244,7 +244,7 @@ impl Directory {
             }
             DirOp::SetRegion { range, region } => self.set_region(config, range, region),
             DirOp::SetPolicy { range, policy } => self.set_policy(config, range, policy),
-            DirOp::Query { page } => self.query(page),
+            DirOp::Query { page } => self.query(config, page),
             DirOp::HandOver { .. } | DirOp::Destroy => Outcome::Refused(DirError::Invalid),
         }
     }
@@ -268,7 +268,7 @@ impl Directory {
         if self.members.dying {
             return Outcome::Refused(DirError::NoTask);
         }
-        let Some((range, region)) = self.regions.find(page) else {
+        let Some((range, region)) = self.region_of(config, page) else {
             return Outcome::Refused(DirError::NoRegion);
         };
         if !region.rights.contains(access) {
@@ -311,7 +311,7 @@ impl Directory {
                 None => return Outcome::NoPage,
             },
         };
-        let found = self.regions.find(page).map(|(_, region)| region);
+        let found = self.region_of(config, page).map(|(_, region)| region);
         let Some(region) = found else { return Outcome::Refused(DirError::NoRegion) };
         if region.policy == Policy::NodeLocal {
             return Outcome::Refused(DirError::Unsupported);
@@ -341,6 +341,11 @@ impl Directory {
             self.entries.remove(&page);
         }
         Outcome::Done
+    }
+
+    fn region_of(&self, config: DirConfig, page: PageNo) -> Option<(PageRange, Region)> {
+        let (range, region) = self.regions.find(page)?;
+        Some((range, Region { policy: effective(config, region.policy), ..region }))
     }
 
     fn set_region(&mut self, config: DirConfig, range: PageRange, region: Region) -> Outcome {
@@ -379,8 +384,8 @@ impl Directory {
         self.regions.iter().any(|(r, g)| overlaps(r) && g.policy == Policy::NodeLocal)
     }
 
-    fn query(&self, page: PageNo) -> Outcome {
-        let Some((range, region)) = self.regions.find(page) else {
+    fn query(&self, config: DirConfig, page: PageNo) -> Outcome {
+        let Some((range, region)) = self.region_of(config, page) else {
             return Outcome::Refused(DirError::NoRegion);
         };
         if region.policy == Policy::NodeLocal {

@@ -43,8 +43,19 @@ impl World {
     fn feed(&mut self, node: NodeId, who: Who, event: Event) {
         let mut out = Vec::new();
         self.pager(node).handle(event, &mut out);
-        self.todo.entry((node, who)).or_default().extend(out);
+        self.enqueue(node, who, out);
         self.settle(node, who);
+    }
+
+    fn enqueue(&mut self, node: NodeId, who: Who, mut actions: Vec<Action>) {
+        if self.ipc == Ipc::BlockingRotated {
+            let nodes = self.pagers.len() as u8;
+            actions.sort_by_key(|action| match action {
+                Action::Send { to, .. } => (to.0 + nodes - node.0) % nodes,
+                _ => nodes,
+            });
+        }
+        self.todo.entry((node, who)).or_default().extend(actions);
     }
 
     /// Performs at once what cannot block and whose order against others does not matter.
@@ -122,13 +133,15 @@ impl World {
         if slot != Slot::Empty {
             self.slots.insert((at, task), slot);
         }
+        let mut rest = Vec::new();
         for action in out {
             if let Action::Place { at, directory } = action {
                 self.slots.insert((at, task), Slot::Here(directory));
             } else {
-                self.todo.entry((node, me)).or_default().push_back(action);
+                rest.push(action);
             }
         }
+        self.enqueue(node, me, rest);
         // A page that lost its frames was discarded: it reads as zero from now on.
         let after = self.pages_with_frames(task);
         for page in before.into_iter().filter(|p| !after.contains(p)) {

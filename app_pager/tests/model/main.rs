@@ -8,5 +8,7 @@ mod faults;
 mod hardware;
 mod ipc;
 mod placement;
+mod random;
 mod threads;
+mod three;
 mod world;

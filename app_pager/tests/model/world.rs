@@ -22,6 +22,8 @@ pub enum Ipc {
     Barrier,
     /// A worker per pager that sends its confirmations, blocking until the receiver receives.
     BlockingConfirm,
+    /// The same, and each pager sends its requests in an order that starts after its own node.
+    BlockingRotated,
     /// No worker: the pager thread serves requests, when it is idle.
     NoWorker,
 }
