@@ -5,6 +5,7 @@
 //! takes the lock by force after a while, because its holder may be stopped.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
@@ -47,9 +48,13 @@ pub fn print_bytes(bytes: &[u8]) {
     }
 }
 
+/// The lock's holder was stopped; it is not waited for again.
+static BROKEN: AtomicBool = AtomicBool::new(false);
+
 /// Prints although another CPU may have been stopped while it held the lock. For panics only.
 pub fn print_forced(args: fmt::Arguments<'_>) {
-    for _ in 0..FORCE_AFTER {
+    let patience = if BROKEN.load(Ordering::Relaxed) { 0 } else { FORCE_AFTER };
+    for _ in 0..=patience {
         if let Some(mut guard) = PORT.try_lock() {
             if let Some(port) = guard.as_mut() {
                 let _ = port.write_fmt(args);
@@ -58,6 +63,7 @@ pub fn print_forced(args: fmt::Arguments<'_>) {
         }
         core::hint::spin_loop();
     }
+    BROKEN.store(true, Ordering::Relaxed);
     if let Some(mut port) = SerialPort::reopen() {
         let _ = port.write_fmt(args);
     }

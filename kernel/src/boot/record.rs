@@ -8,7 +8,7 @@ use l4abi::record::Line;
 
 use super::placement::{self, Item, Observed};
 use super::stages::AllUp;
-use crate::arch::x86_64::{clock, cpu_ops};
+use crate::arch::x86_64::{apic, clock, cpu_ops};
 use crate::machine::Machine;
 use crate::{console, cpu, memory};
 
@@ -45,6 +45,7 @@ fn write(out: &mut impl Write, machine: &Machine, all: &AllUp, us: u64, ok: bool
         .num("ms", us / 1000)
         .num("tsc_khz", clock::tsc_hz() / 1000)
         .num("apic_timer_khz", clock::apic_timer_hz() / 1000)
+        .flag("x2apic", apic::is_x2apic())
         .num("nr_nodes", topology.nr_nodes() as u64)
         .num("nr_cpus", topology.nr_cpus() as u64)
         .num("cpus_up", up(machine).count() as u64)

@@ -67,8 +67,6 @@ const NO_SPACE: (NodeId, NodeSpace) = (
         root: PhysAddr::ZERO,
         node_page: PhysAddr::ZERO,
         no_ports: PhysAddr::ZERO,
-        zero_page: PhysAddr::ZERO,
-        stubs: PhysAddr::ZERO,
         image: ImageHome { text: PhysAddr::ZERO, rodata: PhysAddr::ZERO, data: PhysAddr::ZERO },
     },
 );

@@ -81,6 +81,7 @@ const ON_EVERY_CPU: &[Test] = &[
     ("s00_boot.answers", s00_boot::answers),
     ("s00_boot.identity", s00_boot::identity),
     ("s00_boot.time_runs", s00_boot::time_runs),
+    ("s00_boot.tsc_agrees", s00_boot::tsc_agrees),
     ("s00_boot.timer_fires", s00_boot::timer_fires),
     ("s01_traps.breakpoint", s01_traps::breakpoint),
     ("s01_traps.undefined", s01_traps::undefined),

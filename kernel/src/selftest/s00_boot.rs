@@ -5,6 +5,7 @@ use crate::arch::x86_64::{apic, clock, cpu_ops, selftest as probe};
 use crate::boot::placement;
 use crate::{cpu, machine};
 use kcore::types::CpuId;
+use spin::Mutex;
 
 /// Every CPU of the topology is up (or was not wanted).
 pub fn all_cpus() -> Verdict {
@@ -95,4 +96,24 @@ pub fn timer_fires() -> Verdict {
     check!(us >= US * 95 / 100, "fired after {us} us instead of {US}");
     check!(us < LATEST_US, "fired after {us} us instead of {US}");
     seen!("asked for {US} us, took {us}")
+}
+
+/// The latest time-stamp that any CPU has read.
+static LATEST: Mutex<u64> = Mutex::new(0);
+
+/// Time-stamp counters agree: what one CPU reads after another is later, whichever they are. The kernel compares
+/// them across CPUs without correction.
+pub fn tsc_agrees() -> Verdict {
+    const READINGS: u32 = 2_000;
+    let mut behind = 0;
+    for _ in 0..READINGS {
+        let mut latest = LATEST.lock();
+        let now = cpu_ops::rdtsc();
+        behind = behind.max(latest.saturating_sub(now));
+        *latest = now.max(*latest);
+    }
+    // Reading the counter is not ordered with taking the lock to the last tick.
+    let us = clock::tsc_to_us(behind);
+    check!(us <= 1, "{behind} ticks ({us} us) behind another CPU");
+    seen!("{READINGS} readings on every CPU, at most {behind} ticks behind")
 }

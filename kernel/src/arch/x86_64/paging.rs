@@ -65,10 +65,6 @@ pub struct NodeSpace {
     pub node_page: PhysAddr,
     /// I/O bitmap page that denies every port.
     pub no_ports: PhysAddr,
-    /// What every absent thread control block shows.
-    pub zero_page: PhysAddr,
-    /// The node's page of system call stubs.
-    pub stubs: PhysAddr,
     /// The kernel image as the node sees it.
     pub image: ImageHome,
 }
@@ -146,7 +142,7 @@ pub fn build_node_space(
             window(stubs).add(at).copy_from_nonoverlapping(code.as_ptr(), code.len());
         }
     }
-    Ok(NodeSpace { root: space.root(), node_page, no_ports, zero_page, stubs, image: parts.image })
+    Ok(NodeSpace { root: space.root(), node_page, no_ports, image: parts.image })
 }
 
 fn map_image(space: &mut Tables<'_>, home: ImageHome) -> Result<(), TableError> {

@@ -7,7 +7,7 @@ use core::cell::Cell;
 use kcore::types::{PhysAddr, VirtAddr};
 
 use super::traps::TrapFrame;
-use super::{cpu_ops, regs, tables, vectors};
+use super::{regs, tables, vectors};
 use crate::{cpu, memory};
 
 /// What this CPU expects, in its block.
@@ -165,16 +165,6 @@ pub fn wild_read() {
 /// Interrupts on, wait for one, interrupts off.
 pub fn wait_for_interrupt() {
     x86_64::instructions::interrupts::enable_and_hlt();
-    x86_64::instructions::interrupts::disable();
-}
-
-/// Lets interrupts in for at least `ticks` of the time-stamp counter.
-pub fn interruptible_for(ticks: u64, mut done: impl FnMut() -> bool) {
-    let start = cpu_ops::rdtsc();
-    x86_64::instructions::interrupts::enable();
-    while !done() && cpu_ops::rdtsc().wrapping_sub(start) < ticks {
-        core::hint::spin_loop();
-    }
     x86_64::instructions::interrupts::disable();
 }
 
