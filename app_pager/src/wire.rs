@@ -40,7 +40,7 @@ impl<I: Iterator<Item = u64>> Reader<I> {
     }
 
     /// The next word.
-    pub fn next(&mut self) -> Option<u64> {
+    pub fn word(&mut self) -> Option<u64> {
         self.0.next()
     }
 }
@@ -73,7 +73,7 @@ pub trait Message: Wire {
         }
         let mut input = Reader::new(words.get(..tag.untyped())?.iter().copied());
         let value = Self::get(&mut input)?;
-        input.next().is_none().then_some(value)
+        input.word().is_none().then_some(value)
     }
 }
 
@@ -93,7 +93,7 @@ macro_rules! wire_enum {
             fn get<I: Iterator<Item = u64>>(
                 input: &mut $crate::wire::Reader<I>,
             ) -> Option<Self> {
-                match input.next()? {
+                match input.word()? {
                     $($tag => Some(Self::$variant {
                         $($field: $crate::wire::Wire::get(input)?),*
                     }),)*
@@ -131,7 +131,7 @@ macro_rules! wire_word {
             }
 
             fn get<I: Iterator<Item = u64>>(input: &mut Reader<I>) -> Option<Self> {
-                let $word = input.next()?;
+                let $word = input.word()?;
                 $from
             }
         }
@@ -200,7 +200,7 @@ impl Wire for Vec<Frame> {
     }
 
     fn get<I: Iterator<Item = u64>>(input: &mut Reader<I>) -> Option<Self> {
-        let count = input.next()?;
+        let count = input.word()?;
         if count == 0 || count > MAX_REPLICAS as u64 {
             return None;
         }
