@@ -145,7 +145,7 @@ static FINISHED: AtomicU32 = AtomicU32::new(0);
 static FAILURE: Mutex<Option<Text>> = Mutex::new(None);
 
 /// How long the slowest CPU may take for one test.
-const PATIENCE_US: u64 = 10_000_000;
+const PATIENCE_US: u64 = 30_000_000;
 
 /// CPUs other than the boot processor that are up.
 fn others() -> impl Iterator<Item = CpuId> {
