@@ -46,13 +46,20 @@ impl FakeMemory {
         root
     }
 
+    /// The entries that are not empty.
+    fn used(&self, table: PhysAddr) -> Vec<(usize, Entry)> {
+        let slot = self.tables[table.frame() as usize].as_ref().expect("a freed table is read");
+        let entries = slot.entries.iter().enumerate().filter(|(_, bits)| **bits != 0);
+        entries.map(|(index, bits)| (index, Entry::from_bits(*bits))).collect()
+    }
+
     fn link(&mut self, table: PhysAddr, level: u8) {
         let slot = self.table(table);
         slot.level = level;
         slot.links += 1;
         if slot.links == 1 {
-            for index in 0..TABLE_ENTRIES {
-                if let Some(next) = self.read(table, index).as_table(level) {
+            for (_, entry) in self.used(table) {
+                if let Some(next) = entry.as_table(level) {
                     self.link(next, level - 1);
                 }
             }
@@ -64,8 +71,8 @@ impl FakeMemory {
         slot.links -= 1;
         let level = slot.level;
         if slot.links == 0 {
-            for index in 0..TABLE_ENTRIES {
-                if let Some(next) = self.read(table, index).as_table(level) {
+            for (_, entry) in self.used(table) {
+                if let Some(next) = entry.as_table(level) {
                     self.unlink(next);
                 }
             }
@@ -128,8 +135,8 @@ impl FakeMemory {
     /// All tables below and including `table` of `level`.
     pub(super) fn reachable(&self, table: PhysAddr, level: u8) -> Vec<PhysAddr> {
         let mut found = vec![table];
-        for index in 0..TABLE_ENTRIES {
-            if let Some(next) = self.read(table, index).as_table(level) {
+        for (_, entry) in self.used(table) {
+            if let Some(next) = entry.as_table(level) {
                 found.extend(self.reachable(next, level - 1));
             }
         }
@@ -139,8 +146,7 @@ impl FakeMemory {
     /// All pages below `table` of `level`, which maps addresses from `base` on.
     pub(super) fn leaves(&self, table: PhysAddr, level: u8, base: u64) -> Vec<(u64, Leaf)> {
         let mut found = vec![];
-        for index in 0..TABLE_ENTRIES {
-            let entry = self.read(table, index);
+        for (index, entry) in self.used(table) {
             let mut virt = base | (index as u64) << (12 + 9 * (u32::from(level) - 1));
             if level == 4 && index >= 256 {
                 virt |= 0xFFFF << 48;

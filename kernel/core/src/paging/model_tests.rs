@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fake::FakeMemory;
 use super::*;
-use crate::testing::{Rng, rounds};
+use crate::testing::Rng;
 use crate::types::VirtAddr;
 
 const RIGHTS: [Flags; 4] = [
@@ -259,7 +259,7 @@ fn random_operations_match_the_model() {
     let worlds = [(2, 40), (1, 1000), (3, 12), (4, 1000)];
     for &(seed, budget) in &worlds[..if cfg!(miri) { 1 } else { 4 }] {
         let mut world = World::new(seed, budget);
-        for step in 0..rounds(75_000) {
+        for step in 0..if cfg!(miri) { 30 } else { 75_000 } {
             world.step();
             splits += usize::from(world.model.pages.len() > 511);
             if step % 2000 == 0 {
