@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use kcore::ipc::State;
+use kcore::ipc::{Key, State};
 use kcore::layout::{KERNEL_THREADS, MAX_SYSTEM_BASE};
 use l4abi::error::ErrorCode;
 use l4abi::id::ThreadId;
@@ -109,6 +109,10 @@ pub fn fired(cpu: &PerCpu, line: u32) -> Next {
         return resume(cpu, current);
     }
     handler.irq_pending.set(handler.irq_pending.get() | 1 << line);
+    handler.set_flag(Key::INTERRUPT);
+    if handler == current {
+        cpu.expected_key.set(Key::NEVER.0);
+    }
     if handler.state() == State::Waiting && receive_pending(handler) {
         sched::clear_wakeup(cpu, handler);
         handler.set_state(State::Ready);
@@ -133,7 +137,11 @@ pub fn receive_pending(t: TcbRef) -> bool {
         let id = ThreadId::irq(line).raw();
         let wanted = t.awaited.get() == id || t.awaited.get() == ThreadId::ANY.raw();
         if wanted && !t.kernel_ipc.get().is_active() {
-            t.irq_pending.set(t.irq_pending.get() & !(1 << line));
+            let left = t.irq_pending.get() & !(1 << line);
+            t.irq_pending.set(left);
+            if left == 0 {
+                t.clear_flag(Key::INTERRUPT);
+            }
             t.set_reg(reg::R9, INTERRUPT_TAG.raw());
             t.set_reg(reg::RSI, id);
             t.set_reg(reg::RDI, t.local_id.get());

@@ -3,9 +3,10 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arch::x86_64::{apic, clock, cpu_ops};
+use crate::sched::percpu::PerCpu;
 
 /// Fraction bits of the two factors.
-const SHIFT: u32 = 32;
+pub const SHIFT: u32 = 32;
 
 /// Time-stamp counter at clock zero.
 static TSC_ZERO: AtomicU64 = AtomicU64::new(0);
@@ -20,6 +21,12 @@ pub fn init() {
     US_PER_TICK.store(per(1_000_000, clock::tsc_hz()), Ordering::Relaxed);
     TIMER_TICKS_PER_US.store(per(clock::apic_timer_hz(), 1_000_000), Ordering::Relaxed);
     TSC_ZERO.store(cpu_ops::rdtsc(), Ordering::Relaxed);
+}
+
+/// Gives a CPU its copy of what the clock needs, for the short path of SystemClock.
+pub fn start_cpu(cpu: &PerCpu) {
+    cpu.tsc_zero.set(TSC_ZERO.load(Ordering::Relaxed));
+    cpu.us_per_tick.set(US_PER_TICK.load(Ordering::Relaxed));
 }
 
 /// Microseconds since boot.

@@ -250,16 +250,23 @@ fn receive_from(cpu: &PerCpu, me: TcbRef, sender: TcbRef, partner: Next) -> Next
     sender.partner.set(None);
     match begin_transfer(cpu, sender, me) {
         Outcome::Done => {
-            // The sender goes on with its receive phase or returns; `me` continues with the message.
+            // The sender goes on with its receive phase or returns.
             let _ = sent(cpu, sender, Next::Thread(me));
-            Next::Thread(me)
+            sender_first(cpu, me, sender)
         }
-        Outcome::Failed => {
-            sched::enqueue(cpu, sender);
-            Next::Thread(me)
-        }
+        Outcome::Failed => sender_first(cpu, me, sender),
         Outcome::Parked(next) => next,
     }
+}
+
+/// Who runs after `me` took the message of a queued `sender`. If both can, the sender: it waited longer, and
+/// programs written for other X.2 kernels count on it.
+fn sender_first(cpu: &PerCpu, me: TcbRef, sender: TcbRef) -> Next {
+    if !sender.is_runnable() || sender.priority.get() < me.priority.get() {
+        return Next::Thread(me);
+    }
+    cpu.ready.enqueue_first(me, me.priority.get());
+    Next::Thread(sender)
 }
 
 /// What a from-specifier means for `me`; none if it names no thread.

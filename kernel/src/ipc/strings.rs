@@ -23,7 +23,7 @@ use crate::sched::percpu::PerCpu;
 use crate::sched::work::{self, Work};
 use crate::sched::{self, Next};
 use crate::space::user::{self, Side};
-use crate::thread::tcb::{Outer, TcbRef, reg};
+use crate::thread::tcb::{Outer, TcbRef};
 use crate::thread::utcb;
 
 /// Bytes after which a copy lets interrupts in.
@@ -227,7 +227,7 @@ fn fault(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, side: Side, address: u64) -
     }
     set_parked(sender, dest);
     let (t, partner, state, ip, access) = match side {
-        Side::Source => (sender, dest, State::Sending, sender.reg(reg::RIP), 4),
+        Side::Source => (sender, dest, State::Sending, sender.user_ip(), 4),
         Side::Target => (dest, sender, State::Receiving, u64::MAX, 2),
     };
     let outer = Outer {

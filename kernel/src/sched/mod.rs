@@ -158,6 +158,8 @@ fn activate(cpu: &PerCpu, t: TcbRef) {
         cpu.ready.enqueue_first(before, before.priority.get());
     }
     cpu.current.set(t);
+    cpu.current_id.set(t.id.get());
+    t.clear_flag(Key::CHANGED);
     cpulocal::set_user_word(t.local_id.get());
     let root = t.root.get();
     if root != cpu.root.get() && root != 0 {
@@ -168,7 +170,7 @@ fn activate(cpu: &PerCpu, t: TcbRef) {
         crate::thread::fpu::on_leave(before);
         crate::space::io::withdraw_cpu(cpu);
     }
-    let special = t.key().has(Key::LOADED | Key::SCHED | Key::REDIRECTED);
+    let special = t.key().has(Key::LOADED | Key::SCHED | Key::REDIRECTED | Key::INTERRUPT);
     let expected = if special { Key::NEVER } else { Key::new(State::Waiting, t.key().cpu()) };
     cpu.expected_key.set(expected.0);
 }
@@ -268,7 +270,8 @@ pub fn set_quantum(_cpu: &PerCpu, t: TcbRef, us: u64) {
 /// processor starts the first ones.
 pub fn run(boot_processor: bool) -> ! {
     let cpu = this_cpu();
-    entry::init();
+    entry::init(crate::machine::get().options.fastpath);
+    time::start_cpu(cpu);
     fpu::init(crate::machine::get().features.xsave);
     match memory::alloc_page(cpu.node()) {
         Ok(page) => cpu.start(thread::table::idle(page)),

@@ -20,6 +20,12 @@ pub struct PerCpu {
     /// Key that a receiver must have for the fast path: waiting, on this CPU, nothing special; or
     /// [`Key::NEVER`](kcore::ipc::Key::NEVER) while the running thread itself is special.
     pub expected_key: Cell<u64>,
+    /// Global id of the running thread.
+    pub current_id: Cell<u64>,
+    /// Time-stamp counter at clock zero, of this CPU.
+    pub tsc_zero: Cell<u64>,
+    /// Microseconds per tick of the time-stamp counter, as a fraction of 2^32.
+    pub us_per_tick: Cell<u64>,
     /// The user's stack pointer for the few instructions between SYSCALL and the TCB.
     pub user_rsp: Cell<u64>,
     /// The CR3 value that is loaded.
@@ -49,7 +55,7 @@ pub struct PerCpu {
     kernel_root: PhysAddr,
 }
 
-const _: () = assert!(offset_of!(PerCpu, current) == 0 && offset_of!(PerCpu, user_rsp) == 0x10);
+const _: () = assert!(offset_of!(PerCpu, current) == 0 && offset_of!(PerCpu, root) < 64);
 
 impl PerCpu {
     /// The state of a CPU on which nothing ran yet. Its idle thread is the read-only zero page until
@@ -59,6 +65,9 @@ impl PerCpu {
         Self {
             current: Cell::new(idle),
             expected_key: Cell::new(u64::MAX),
+            current_id: Cell::new(0),
+            tsc_zero: Cell::new(0),
+            us_per_tick: Cell::new(0),
             user_rsp: Cell::new(0),
             root: Cell::new(0),
             idle: Cell::new(idle),

@@ -92,8 +92,8 @@ impl Old {
         Self {
             control: control.bits(),
             sp: t.reg(reg::RSP),
-            ip: t.reg(reg::RIP),
-            flags: t.reg(reg::RFLAGS),
+            ip: t.user_ip(),
+            flags: t.user_flags(),
             handle: utcb::handle(t),
             pager: utcb::pager(t),
         }
@@ -127,6 +127,7 @@ fn apply(cpu: &PerCpu, me: TcbRef, t: TcbRef, control: Control, new: &Values) ->
 /// New IP, SP or flags. They count when the thread next runs at user level, which it then enters there and not
 /// behind the call it was in, if it is not in a call any more.
 fn change_user_state(me: TcbRef, t: TcbRef, control: Control, new: &Values) {
+    t.settle_user_state();
     if control.contains(Control::SET_SP) {
         t.set_reg(reg::RSP, new.sp);
     }
@@ -138,6 +139,7 @@ fn change_user_state(me: TcbRef, t: TcbRef, control: Control, new: &Values) {
     }
     if control.contains(Control::SET_IP) || t != me {
         t.exit.set(Exit::Iret);
+        t.set_flag(Key::CHANGED);
     }
 }
 

@@ -13,6 +13,9 @@ use kcore::layout::TCB_AREA;
 use kcore::sched::{Link, Linked, List, WakeLink, WakeNode};
 use kcore::types::ThreadNo;
 
+use l4abi::syscall::SyscallNo;
+
+use crate::arch::x86_64::entry::{PLAIN_FLAGS, sysret_address};
 use crate::ipc::kernel_msg::KernelIpc;
 use crate::ipc::transfer::Transfer;
 use crate::sched::work::Work;
@@ -25,42 +28,42 @@ pub type TcbRef = &'static Tcb;
 /// Register slots of a saved user state. MR0..MR7 come first and in order, so that a message in registers is
 /// one run of eight words.
 pub mod reg {
+    /// Stack pointer: shares a line with what IPC needs.
+    pub const RSP: usize = 0;
     /// MR0, the message tag.
-    pub const R9: usize = 0;
+    pub const R9: usize = 1;
     /// MR1.
-    pub const RAX: usize = 1;
+    pub const RAX: usize = 2;
     /// MR2.
-    pub const RBX: usize = 2;
+    pub const RBX: usize = 3;
     /// MR3.
-    pub const R10: usize = 3;
+    pub const R10: usize = 4;
     /// MR4.
-    pub const R12: usize = 4;
+    pub const R12: usize = 5;
     /// MR5.
-    pub const R13: usize = 5;
+    pub const R13: usize = 6;
     /// MR6.
-    pub const R14: usize = 6;
+    pub const R14: usize = 7;
     /// MR7.
-    pub const R15: usize = 7;
+    pub const R15: usize = 8;
     /// UTCB pointer.
-    pub const RDI: usize = 8;
+    pub const RDI: usize = 9;
     /// Destination, and sender on return.
-    pub const RSI: usize = 9;
+    pub const RSI: usize = 10;
     /// From specifier.
-    pub const RDX: usize = 10;
+    pub const RDX: usize = 11;
     /// Timeouts.
-    pub const R8: usize = 11;
+    pub const R8: usize = 12;
     /// Lost to SYSCALL.
-    pub const RCX: usize = 12;
+    pub const RCX: usize = 13;
     /// System call number in stubs.
-    pub const RBP: usize = 13;
+    pub const RBP: usize = 14;
     /// Lost to SYSCALL.
-    pub const R11: usize = 14;
+    pub const R11: usize = 15;
     /// Instruction pointer.
-    pub const RIP: usize = 15;
+    pub const RIP: usize = 16;
     /// Flags.
-    pub const RFLAGS: usize = 16;
-    /// Stack pointer.
-    pub const RSP: usize = 17;
+    pub const RFLAGS: usize = 17;
     /// Number of slots.
     pub const COUNT: usize = 18;
 }
@@ -69,10 +72,12 @@ pub mod reg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Exit {
+    /// By SYSRET behind the SYSCALL of the Ipc stub, with plain flags: where and how is known without a saved RIP.
+    Ipc = 0,
     /// By SYSRET to the stub that entered the kernel; RCX and R11 are lost.
-    Sysret = 0,
+    Sysret = 1,
     /// By IRETQ, every register restored.
-    Iret = 1,
+    Iret = 2,
 }
 
 /// A thread control block.
@@ -91,8 +96,6 @@ pub struct Tcb {
     pub utcb: Cell<u64>,
     /// CR3 value of the thread's space on its CPU.
     pub root: Cell<u64>,
-    /// The thread's space; none only in absent slots.
-    pub space: Cell<Option<SpaceRef>>,
     /// How it returns to user level.
     pub exit: Cell<Exit>,
 
@@ -101,6 +104,8 @@ pub struct Tcb {
     pub regs: [Cell<u64>; reg::COUNT],
 
     // --- owner only --------------------------------------------------------------------------------------
+    /// The thread's space; none only in absent slots.
+    pub space: Cell<Option<SpaceRef>>,
     /// The other side while polling (whose queue), sending or receiving.
     pub partner: Cell<Option<TcbRef>>,
     /// From-specifier of the receive phase that follows the present send phase; 0 = none.
@@ -176,7 +181,7 @@ pub struct FpuArea(pub [Cell<u8>; FPU_AREA]);
 pub const FPU_AREA: usize = 2752;
 
 const _: () = assert!(size_of::<Tcb>() == 4096);
-const _: () = assert!(offset_of!(Tcb, exit) == 0x38 && offset_of!(Tcb, regs) == 0x40);
+const _: () = assert!(offset_of!(Tcb, exit) == 0x30 && offset_of!(Tcb, regs) == 0x38);
 
 impl Tcb {
     /// The key.
@@ -226,6 +231,31 @@ impl Tcb {
     #[inline(always)]
     pub fn set_reg(&self, slot: usize, value: u64) {
         self.regs[slot].set(value);
+    }
+
+    /// Where the thread goes on at user level.
+    pub fn user_ip(&self) -> u64 {
+        match self.exit.get() {
+            Exit::Ipc => sysret_address(SyscallNo::Ipc),
+            _ => self.reg(reg::RIP),
+        }
+    }
+
+    /// The flags it goes on with.
+    pub fn user_flags(&self) -> u64 {
+        match self.exit.get() {
+            Exit::Ipc => u64::from(PLAIN_FLAGS),
+            _ => self.reg(reg::RFLAGS),
+        }
+    }
+
+    /// Makes the saved instruction pointer and flags true also for a thread that left by the short path.
+    pub fn settle_user_state(&self) {
+        if self.exit.get() == Exit::Ipc {
+            self.set_reg(reg::RIP, self.user_ip());
+            self.set_reg(reg::RFLAGS, self.user_flags());
+            self.exit.set(Exit::Sysret);
+        }
     }
 
     /// The thread's number.

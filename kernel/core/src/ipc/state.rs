@@ -128,6 +128,10 @@ impl Key {
     pub const WORK: u64 = 1 << 37;
     /// Preemption control, quantum accounting: the scheduler must see every switch.
     pub const SCHED: u64 = 1 << 38;
+    /// User registers were changed from outside while the thread was in IPC: it must leave by IRETQ.
+    pub const CHANGED: u64 = 1 << 39;
+    /// An interrupt that the thread handles is pending.
+    pub const INTERRUPT: u64 = 1 << 40;
     /// Never equal to a thread's key: expected key of a CPU whose current thread is special.
     pub const NEVER: Self = Self(u64::MAX);
 

@@ -19,15 +19,15 @@ use x86_64::registers::rflags::RFlags;
 
 use super::gdt;
 use crate::sched::percpu::PerCpu;
-use crate::thread::tcb::{Tcb, reg};
+use crate::thread::tcb::{Exit, Tcb, reg};
 
 /// Offset of a saved register in a TCB.
-const fn saved(slot: usize) -> usize {
+pub(super) const fn saved(slot: usize) -> usize {
     offset_of!(Tcb, regs) + slot * 8
 }
 
 /// Absolute address of a field of the CPU block, as a sign-extended 32-bit displacement.
-const fn cpu_field(offset: usize) -> i32 {
+pub(super) const fn cpu_field(offset: usize) -> i32 {
     (CPU_LOCAL.as_u64().wrapping_add(offset as u64)) as i32
 }
 
@@ -65,9 +65,13 @@ global_asm!(
     .endm
 
     # --- SYSCALL: RCX = return address in the stub page, R11 = flags, RSP = the user's --------------------
-    .global syscall_entry
+    # `fastpath` comes first and jumps here for everything that it does not do.
+    .global syscall_complete_ipc
+    .global syscall_complete
     .align 64
-    syscall_entry:
+    syscall_complete_ipc:
+        mov rcx, {IPC_RETURN}
+    syscall_complete:
         mov [{USER_RSP}], rsp
         mov rsp, [{CURRENT}]
         SAVE_TO rsp
@@ -76,7 +80,7 @@ global_asm!(
         mov [rsp + {RIP}], rcx
         mov [rsp + {RFLAGS}], r11
         mov [rsp + {RSP}], rax
-        mov qword ptr [rsp + {EXIT}], 0
+        mov qword ptr [rsp + {EXIT}], {EXIT_SYSRET}
         mov rdi, rcx
         mov rsi, rsp
         mov rsp, {STACK_TOP}
@@ -87,11 +91,19 @@ global_asm!(
     # --- out: RDI = TCB of the thread to run ---------------------------------------------------------------
     .global exit_to_user
     exit_to_user:
-        cmp qword ptr [rdi + {EXIT}], 0
-        jne 1f
+        cmp qword ptr [rdi + {EXIT}], {EXIT_SYSRET}
+        ja 1f
+        jb 2f
         LOAD_FROM_RDI
         mov rcx, [rdi + {RIP}]
         mov r11, [rdi + {RFLAGS}]
+        mov rsp, [rdi + {RSP}]
+        mov rdi, [rdi + {RDI}]
+        sysretq
+    2:
+        LOAD_FROM_RDI
+        mov rcx, {IPC_RETURN}
+        mov r11d, {PLAIN_FLAGS}
         mov rsp, [rdi + {RSP}]
         mov rdi, [rdi + {RDI}]
         sysretq
@@ -124,7 +136,7 @@ global_asm!(
         mov [rax + {RFLAGS}], rcx
         mov rcx, [rsp + 40]
         mov [rax + {RSP}], rcx
-        mov qword ptr [rax + {EXIT}], 1
+        mov qword ptr [rax + {EXIT}], {EXIT_IRET}
         mov rdi, [rsp]
         mov rsi, [rsp + 8]
         mov rdx, rax
@@ -153,6 +165,10 @@ global_asm!(
     RFLAGS = const saved(reg::RFLAGS),
     RSP = const saved(reg::RSP),
     EXIT = const offset_of!(Tcb, exit),
+    EXIT_SYSRET = const Exit::Sysret as u64,
+    EXIT_IRET = const Exit::Iret as u64,
+    IPC_RETURN = const sysret_address(SyscallNo::Ipc) as i32,
+    PLAIN_FLAGS = const PLAIN_FLAGS,
     CURRENT = const cpu_field(offset_of!(PerCpu, current)),
     USER_RSP = const cpu_field(offset_of!(PerCpu, user_rsp)),
     STACK_TOP = const cpu_field(cpu_local::KERNEL_STACK_TOP as usize),
@@ -164,14 +180,26 @@ global_asm!(
 
 unsafe extern "C" {
     /// SYSCALL entry.
-    safe static syscall_entry: u8;
+    safe static syscall_complete: u8;
+    /// SYSCALL entry with the short paths first.
+    safe static syscall_short: u8;
     fn exit_to_user(next: u64) -> !;
 }
 
-/// Address of the SYSCALL entry, for LSTAR.
-pub fn syscall_entry_address() -> u64 {
-    &raw const syscall_entry as u64
+/// RFLAGS of a thread that comes out of the Ipc stub: IF and the bit that is always set. The interface gives up the
+/// arithmetic flags there.
+pub const PLAIN_FLAGS: u32 = 0x202;
+
+/// Where SYSRET returns to after `call`: behind the SYSCALL in its stub.
+pub const fn sysret_address(call: SyscallNo) -> u64 {
+    let code = match call {
+        SyscallNo::MemoryControl => STUB_KEEPING_R11.len(),
+        _ => STUB.len(),
+    };
+    crate::syscall::stub_address(call) + code as u64 - RET_LENGTH
 }
+
+const RET_LENGTH: u64 = 1;
 
 /// SYSCALL; RET.
 const STUB: [u8; 3] = [0x0F, 0x05, 0xC3];
@@ -187,7 +215,8 @@ pub fn stub_code(call: SyscallNo) -> &'static [u8] {
 }
 
 /// Makes SYSCALL enter the kernel on this CPU.
-pub fn init() {
+pub fn init(fastpath: bool) {
+    let entry = if fastpath { &raw const syscall_short } else { &raw const syscall_complete };
     let star = u64::from(gdt::SYSRET_BASE) << 48 | u64::from(gdt::KERNEL_CODE) << 32;
     // Interrupts off, direction up, no single steps, no alignment checks, no nested task in the kernel.
     let mask = (RFlags::INTERRUPT_FLAG
@@ -199,7 +228,7 @@ pub fn init() {
     // SAFETY: the selectors are those of the descriptor table, the entry is `syscall_entry`.
     unsafe {
         Msr::new(STAR).write(star);
-        Msr::new(LSTAR).write(syscall_entry_address());
+        Msr::new(LSTAR).write(entry as u64);
         Msr::new(SFMASK).write(mask);
     }
 }

@@ -10,6 +10,7 @@ pub mod cpu_ops;
 pub mod cpu_start;
 pub mod cpulocal;
 pub mod entry;
+pub mod fastpath;
 pub mod fpu;
 pub mod gdt;
 pub mod idt;

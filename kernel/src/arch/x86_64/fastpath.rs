@@ -1,0 +1,203 @@
+//! The short paths behind SYSCALL: IPC in registers (or words only) between threads of this CPU, and the clock.
+//!
+//! A list of checks, then the point of no return, then nothing that can fail: it does exactly what
+//! `ipc::syscall` would do and can be removed without anybody noticing (`fastpath=off`). Everything unusual
+//! about the *receiver* makes its key differ from the CPU's expected key; everything unusual about the *sender*
+//! made the expected key [`Key::NEVER`](kcore::ipc::Key::NEVER) when it began to run. So both cost one compare.
+//!
+//! Conditions, in order:
+//!
+//! 1. the call is Ipc: the return address is that of its stub, no call number is needed;
+//! 2. untyped words only, no flags: in registers (u < 8), or all 63 with a copy;
+//! 3. a receive phase follows, without timeout;
+//! 4. from the same thread, or from anybody while nobody is queued at the caller;
+//! 5. the destination exists: its slot's id is the whole id (a local id never equals one);
+//! 6. it waits on this CPU and nothing is special about it: its key is the expected key;
+//! 7. it waits for the caller or for anybody.
+//!
+//! The send timeout does not matter: the receiver is waiting. Run queues are not touched: the caller stays
+//! queued if it was, and is met later (`kcore::sched::runqueue`). The time slice goes with the CPU.
+//!
+//! Up to the point of no return only RCX and RBP are used, whose values are known (the return address) or lost
+//! by the interface, so every check can fall back to the complete path with the caller's registers intact.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use kcore::ipc::{Awaited, State};
+use kcore::layout::{CPU_LOCAL, NR_THREADS, TCB_AREA, cpu_local};
+use l4abi::syscall::SyscallNo;
+
+use super::entry::{cpu_field, saved, sysret_address};
+use crate::sched::percpu::PerCpu;
+use crate::thread::tcb::{Exit, Tcb, reg};
+
+/// Field of the TCB whose offset in the array is in RCX.
+const fn slot(offset: usize) -> i32 {
+    (TCB_AREA.as_u64().wrapping_add(offset as u64)) as i32
+}
+
+/// An id shifted right by this is its thread number times the size of a TCB, with some of the version below.
+const ID_TO_SLOT: u32 = 32 - 12;
+/// Keeps the offset in the array.
+const SLOT_MASK: u64 = (NR_THREADS - 1) << 12;
+
+/// Tag bits that must be clear for a message in registers: u of 8 and more, t, flags.
+const NOT_IN_REGISTERS: u32 = 0xFFF8;
+/// Tag bits that must be clear for a message of words: t, flags.
+const NOT_ONLY_WORDS: u32 = 0xFFC0;
+/// The first message word that is in memory, in bytes from MR0.
+const FIRST_IN_MEMORY: usize = 8 * 8;
+
+global_asm!(
+    r#"
+    # The checks. \kind is the message's; jumps to the complete path with nothing changed.
+    .macro IPC_CHECKS kind
+        test r8w, r8w                       # 3
+        jnz syscall_complete
+        cmp rdx, rsi                        # 4
+        jne ipc_\kind\()_from_other
+    ipc_\kind\()_from_checked:
+        mov rcx, rsi                        # 5
+        shr rcx, {ID_TO_SLOT}
+        and ecx, {SLOT_MASK}
+        cmp [rcx + {SLOT_ID}], rsi
+        jne syscall_complete_ipc
+        mov rbp, [{EXPECTED_KEY}]           # 6
+        cmp [rcx + {SLOT_KEY}], rbp
+        jne syscall_complete_ipc
+        mov rbp, [{CURRENT_ID}]             # 7
+        cmp [rcx + {SLOT_AWAITED}], rbp
+        jne ipc_\kind\()_awaits_other
+    .endm
+
+    # What is rare among the checks.
+    .macro IPC_CHECKS_ASIDE kind
+    ipc_\kind\()_from_other:
+        cmp rdx, {ANY}
+        jne syscall_complete
+        mov rbp, [{CURRENT}]
+        cmp qword ptr [rbp + {SENDERS}], 0
+        je ipc_\kind\()_from_checked
+        jmp syscall_complete
+    ipc_\kind\()_awaits_other:
+        cmp qword ptr [rcx + {SLOT_AWAITED}], {ANY}
+        je ipc_\kind\()_commit
+        jmp syscall_complete_ipc
+    .endm
+
+    # The switch. RBP = the caller's id, RCX = offset of the receiver's TCB; R8 = the caller's TCB.
+    .macro IPC_SWITCH
+        mov [r8 + {AWAITED}], rdx
+        mov byte ptr [r8 + {KEY}], {WAITING}
+        mov [r8 + {RSP}], rsp
+        mov qword ptr [r8 + {EXIT}], {EXIT_IPC}
+        lea rdx, [rcx + {SLOT}]
+        mov byte ptr [rdx + {KEY}], {READY}
+        mov [{CURRENT}], rdx
+        mov [{CURRENT_ID}], rsi
+        mov rdi, [rdx + {LOCAL_ID}]
+        mov [{USER_WORD}], rdi
+        mov rsi, rbp
+        mov rsp, [rdx + {RSP}]
+        mov rdx, [rdx + {ROOT}]
+        cmp rdx, [{LOADED_ROOT}]
+        je 1f
+        mov [{LOADED_ROOT}], rdx
+        mov cr3, rdx
+    2:
+        mov rcx, {IPC_RETURN}
+        mov r11d, {PLAIN_FLAGS}
+        xor edx, edx
+        xor r8d, r8d
+        sysretq
+    1:  # In one space the sender is named by its local id.
+        mov rsi, [r8 + {LOCAL_ID}]
+        jmp 2b
+    .endm
+
+    .global syscall_short
+    .align 64
+    syscall_short:
+        cmp rcx, {IPC_RETURN}               # 1
+        jne not_ipc
+        test r9d, {NOT_IN_REGISTERS}        # 2
+        jnz ipc_words
+        IPC_CHECKS registers
+    ipc_registers_commit:
+        # ---- point of no return ----
+        mov r8, [{CURRENT}]
+        IPC_SWITCH
+
+    IPC_CHECKS_ASIDE registers
+
+    # The clock: what `syscall::clock` computes.
+    not_ipc:
+        cmp rcx, {CLOCK_RETURN}
+        jne syscall_complete
+        rdtsc
+        shl rdx, 32
+        or rax, rdx
+        sub rax, [{TSC_ZERO}]
+        mul qword ptr [{US_PER_TICK}]
+        shrd rax, rdx, {CLOCK_SHIFT}
+        sysretq
+
+    .align 16
+    ipc_words:
+        test r9d, {NOT_ONLY_WORDS}
+        jnz syscall_complete
+        IPC_CHECKS words
+    ipc_words_commit:
+        # ---- point of no return ----
+        mov r8, [{CURRENT}]
+        # The words in memory: MR8 to MRu.
+        mov r11, rcx
+        mov rsi, [r8 + {UTCB}]
+        mov rdi, [rcx + {SLOT_UTCB}]
+        add rsi, {FIRST_IN_MEMORY}
+        add rdi, {FIRST_IN_MEMORY}
+        mov ecx, r9d
+        and ecx, 63
+        sub ecx, 7
+        rep movsq
+        mov rcx, r11
+        mov rsi, [rcx + {SLOT_ID}]
+        IPC_SWITCH
+
+    IPC_CHECKS_ASIDE words
+    "#,
+    ID_TO_SLOT = const ID_TO_SLOT,
+    SLOT_MASK = const SLOT_MASK,
+    NOT_IN_REGISTERS = const NOT_IN_REGISTERS,
+    NOT_ONLY_WORDS = const NOT_ONLY_WORDS,
+    FIRST_IN_MEMORY = const FIRST_IN_MEMORY,
+    ANY = const Awaited::ANY.0 as i64,
+    SLOT = const slot(0),
+    SLOT_ID = const slot(offset_of!(Tcb, id)),
+    SLOT_KEY = const slot(offset_of!(Tcb, key)),
+    SLOT_AWAITED = const slot(offset_of!(Tcb, awaited)),
+    SLOT_UTCB = const slot(offset_of!(Tcb, utcb)),
+    KEY = const offset_of!(Tcb, key),
+    AWAITED = const offset_of!(Tcb, awaited),
+    LOCAL_ID = const offset_of!(Tcb, local_id),
+    UTCB = const offset_of!(Tcb, utcb),
+    ROOT = const offset_of!(Tcb, root),
+    EXIT = const offset_of!(Tcb, exit),
+    RSP = const saved(reg::RSP),
+    SENDERS = const offset_of!(Tcb, senders),
+    WAITING = const State::Waiting as u8,
+    READY = const State::Ready as u8,
+    EXIT_IPC = const Exit::Ipc as u64,
+    CURRENT = const cpu_field(offset_of!(PerCpu, current)),
+    CURRENT_ID = const cpu_field(offset_of!(PerCpu, current_id)),
+    EXPECTED_KEY = const cpu_field(offset_of!(PerCpu, expected_key)),
+    LOADED_ROOT = const cpu_field(offset_of!(PerCpu, root)),
+    USER_WORD = const (CPU_LOCAL.as_u64() + cpu_local::USER_WORD_ALIAS) as i32,
+    IPC_RETURN = const sysret_address(SyscallNo::Ipc) as i32,
+    CLOCK_RETURN = const sysret_address(SyscallNo::SystemClock) as i32,
+    TSC_ZERO = const cpu_field(offset_of!(PerCpu, tsc_zero)),
+    US_PER_TICK = const cpu_field(offset_of!(PerCpu, us_per_tick)),
+    CLOCK_SHIFT = const crate::time::SHIFT,
+    PLAIN_FLAGS = const super::entry::PLAIN_FLAGS,
+);
