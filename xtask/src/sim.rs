@@ -59,7 +59,10 @@ pub fn command(args: &SimArgs) -> Result<u8> {
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     say::step("Log", &paths::show(&results.outcome.log));
-    Ok(0)
+    if results.outcome.end != End::Success {
+        say::error(&results.outcome.end.to_string());
+    }
+    Ok(results.outcome.end.code())
 }
 
 /// Builds the plugin and gives its path.
@@ -138,7 +141,7 @@ impl Job<'_> {
         }
         .run()?;
         let text = fs::read_to_string(&out).ok();
-        if outcome.end != End::Success {
+        if !matches!(outcome.end, End::Success | End::TestsFailed) {
             if !outcome.complaint.is_empty() {
                 eprintln!("{}", outcome.complaint);
             }

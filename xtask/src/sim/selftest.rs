@@ -4,6 +4,7 @@
 use super::{Job, Results, build_plugin};
 use crate::{
     cli::{SimArgs, SimCaches},
+    emulator::End,
     guest,
     machines::Machine,
     paths,
@@ -52,8 +53,11 @@ pub fn command(args: &SimArgs) -> Result<u8> {
     let run = |caches| -> Result<Results> {
         let args = SimArgs { caches, name: "selftest".into(), ..args.clone() };
         say::step("Simulating", &format!("caches {}", super::caches_name(caches)));
-        Job { plugin: &plugin, machine: &machine, media: &media, kernel: &kernel, args: &args }
-            .run()
+        let results =
+            Job { plugin: &plugin, machine: &machine, media: &media, kernel: &kernel, args: &args }
+                .run()?;
+        ensure!(results.outcome.end == End::Success, "{}", results.outcome.end);
+        Ok(results)
     };
     let mut verdicts = Verdicts { records: Vec::new(), failed: 0 };
     let on = run(SimCaches::On)?;
