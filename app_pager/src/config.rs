@@ -92,7 +92,7 @@ impl PagerConfig {
             node,
             lanes: 1,
             frames,
-            dir: DirConfig { nodes, single_space: false, hold_faults: false },
+            dir: DirConfig { nodes, single_space: false, hold_faults: false, notify_active: false },
             establish: Establish::Shared,
             unmap: UnmapVariant::Parallel,
             exhausted: Exhausted::OtherNode,
@@ -120,6 +120,13 @@ impl PagerConfig {
     pub fn with_unmap(mut self, unmap: UnmapVariant) -> Self {
         self.unmap = unmap;
         self.dir.hold_faults = unmap == UnmapVariant::Root;
+        self
+    }
+
+    /// The same, telling all pagers where the task is active of each page operation.
+    #[must_use]
+    pub const fn notifying_active(mut self) -> Self {
+        self.dir.notify_active = true;
         self
     }
 

@@ -27,6 +27,9 @@ pub struct DirConfig {
     /// Faults hold the page until the thread has its mapping. The unmap through the root pager
     /// needs it: the root cannot see mappings that are on their way.
     pub hold_faults: bool,
+    /// Page operations tell all pagers where the task is active, as the thesis does, and not only
+    /// those that may have mapped the page (A12 measures the former).
+    pub notify_active: bool,
 }
 
 /// Why something is refused.
@@ -323,7 +326,11 @@ impl Directory {
             return Outcome::Queued;
         }
         entry.holder = Some(by);
-        Outcome::Held { page, state: entry.state.clone(), home, region }
+        let mut state = entry.state.clone();
+        if let (true, Some(state)) = (config.notify_active, &mut state) {
+            state.mapped = state.mapped.union(self.members.active());
+        }
+        Outcome::Held { page, state, home, region }
     }
 
     fn commit(&mut self, by: Caller, page: PageNo, update: Update, wakes: &mut Wakes) -> Outcome {

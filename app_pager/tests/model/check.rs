@@ -1,6 +1,7 @@
 //! The guarantees, checked in every state, and the explorer that checks progress.
 
-use crate::world::{Move, World};
+use crate::world::{Do, Move, World};
+use app_pager::event::Action;
 use app_pager::ids::{Frame, PageNo, TaskId};
 use app_pager::page::Mode;
 use app_pager::rng::Rng;
@@ -234,13 +235,34 @@ pub fn run(mut world: World, seed: u64) -> World {
 }
 
 /// Lets one client do one thing, alone.
-pub fn touch(mut world: World, client: usize, what: crate::world::Do) -> World {
+pub fn touch(world: World, client: usize, what: Do) -> World {
+    touch_counting(world, client, what).0
+}
+
+/// The same, with the number of faults served and of requests sent to other pagers.
+pub fn touch_counting(mut world: World, client: usize, what: Do) -> (World, usize, usize) {
     let rest: Vec<_> = world.clients.iter_mut().map(|c| std::mem::take(&mut c.script)).collect();
     world.clients[client].script = vec![what];
-    let mut world = run(world, 1);
+    let (mut faults, mut sends) = (0, 0);
+    loop {
+        let mut moves = Vec::new();
+        world.moves(&mut moves);
+        let Some(&m) = moves.first() else { break };
+        match m {
+            Move::Serve(_) if matches!(what, Do::Read(_) | Do::Write(_)) => faults += 1,
+            Move::Step(node, who) => {
+                let first = world.todo[&(node, who)].front();
+                sends += usize::from(matches!(first, Some(Action::Send { .. })));
+            }
+            _ => {}
+        }
+        world.perform(m);
+        assert_eq!(world.error, None);
+    }
+    assert!(world.is_done());
     for (c, script) in world.clients.iter_mut().zip(rest) {
         c.script = script;
         c.pc = 0;
     }
-    world
+    (world, faults, sends)
 }

@@ -110,3 +110,15 @@ fn one_space_for_all_nodes() {
     prove("single space, mover and migration", world.clone());
     prove_progress("single space, mover and migration", world);
 }
+
+#[test]
+fn telling_all_active_pagers() {
+    // The thesis' rule: also pagers that have not mapped the page are told, and those that come and go.
+    let configs = || numa(2).into_iter().map(PagerConfig::notifying_active).collect::<Vec<_>>();
+    let unmap = Do::Call(ClientCall::Unmap(P0));
+    let mover: &[Do] = &[Do::Write(0), Do::Go(1), unmap];
+    let world =
+        World::new(configs(), Policy::FirstTouch, &[(0, mover), (1, &[Do::Read(0), unmap])]);
+    prove("all active told", world.clone());
+    prove_progress("all active told", world);
+}

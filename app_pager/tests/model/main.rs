@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod counts;
 mod exec;
 mod faults;
 mod hardware;
