@@ -178,6 +178,9 @@ pub struct SimArgs {
     /// Show which code touches which remote line in regions of interest
     #[arg(long)]
     pub remote: bool,
+    /// Fail if a region of interest makes a remote access, and show which (implies --remote)
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub demand_local: Option<Whose>,
     /// Show the guest's console
     #[arg(long)]
     pub console: bool,
@@ -187,6 +190,15 @@ pub struct SimArgs {
     /// Stop after so many seconds
     #[arg(long, value_name = "S", default_value_t = 600)]
     pub timeout: u64,
+}
+
+/// Whose accesses are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Whose {
+    /// The kernel's: code, data and page tables it uses
+    Kernel,
+    /// The kernel's and the programs'
+    All,
 }
 
 /// How the instrument models caches.

@@ -10,7 +10,7 @@ mod selftest;
 mod table;
 
 use crate::{
-    cli::{SimArgs, SimCaches},
+    cli::{SimArgs, SimCaches, Whose},
     doctor,
     emulator::End,
     guest::{self, Profile},
@@ -20,6 +20,7 @@ use crate::{
     records::Conditions,
     run::{Guest, Outcome},
     say,
+    symbols::Symbols,
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
@@ -53,7 +54,8 @@ pub fn command(args: &SimArgs) -> Result<u8> {
     say::step("Simulating", &format!("{} on {}", args.name, machine.name));
     let job = Job { plugin: &plugin, machine: &machine, media: &media, kernel: &kernel.full, args };
     let results = job.run()?;
-    print!("{}", table::text(&results.lines));
+    let mut symbols = Symbols::new(&kernel.full);
+    print!("{}", table::text(&results.lines, &mut symbols));
     if let Some(path) = &args.json {
         let text: String = results.all().map(|record| format!("{record}\n")).collect();
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -62,7 +64,39 @@ pub fn command(args: &SimArgs) -> Result<u8> {
     if results.outcome.end != End::Success {
         say::error(&results.outcome.end.to_string());
     }
+    if let Some(whose) = args.demand_local {
+        let strayed = strayed(&results.lines, whose);
+        ensure!(strayed.is_empty(), "remote accesses in {}", strayed.join("; "));
+    }
     Ok(results.outcome.end.code())
+}
+
+/// Regions with remote accesses: what they are called, where, and how many there are. That there is
+/// no region at all is a fault, too: nothing was looked at.
+fn strayed(lines: &[Map<String, Value>], whose: Whose) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut regions = 0;
+    for roi in lines.iter().filter(|line| crate::records::kind(line) == "roi") {
+        regions += 1;
+        let of = |bank: &str| -> u64 {
+            let classes = ["fetch", "data", "walk"];
+            classes
+                .iter()
+                .map(|class| roi[bank][class]["remote"].as_u64().unwrap_or(u64::MAX))
+                .sum()
+        };
+        let remote = match whose {
+            Whose::Kernel => of("kernel"),
+            Whose::All => of("kernel") + of("user"),
+        };
+        if remote > 0 {
+            out.push(format!("{} on CPU {}: {remote}", roi["name"], roi["cpu"]));
+        }
+    }
+    if regions == 0 {
+        out.push("no region of interest: none was opened".into());
+    }
+    out
 }
 
 /// Builds the plugin and gives its path.
@@ -248,4 +282,23 @@ impl Drop for Scratch {
 /// The text of a machine's file, if it has one.
 fn machine_text(machine: &Machine) -> Option<String> {
     fs::read_to_string(machines::directory().join(format!("{}.toml", machine.name))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn strays_are_found() {
+        let roi = |kernel: u64, user: u64| {
+            let bank = |n: u64| json!({"fetch": {"remote": 0}, "data": {"remote": n}, "walk": {"remote": 0}});
+            let line = json!({"kind": "roi", "name": "x", "cpu": 1, "kernel": bank(kernel), "user": bank(user)});
+            vec![line.as_object().unwrap().clone()]
+        };
+        assert_eq!(strayed(&roi(0, 3), Whose::Kernel), [""; 0]);
+        assert_eq!(strayed(&roi(0, 3), Whose::All), ["\"x\" on CPU 1: 3"]);
+        assert_eq!(strayed(&roi(2, 0), Whose::Kernel).len(), 1);
+        assert_eq!(strayed(&[], Whose::All).len(), 1, "nothing looked at is no success");
+    }
 }

@@ -133,7 +133,7 @@ impl Model {
             line("latency", &[name.into(), cycles.to_string()]);
         }
         line("quantum", &[args.quantum.unwrap_or(self.quantum).to_string()]);
-        line("trace_remote", &[u8::from(args.remote).to_string()]);
+        line("trace_remote", &[u8::from(args.remote || args.demand_local.is_some()).to_string()]);
         line("out", &[out.display().to_string()]);
         Ok(text)
     }
@@ -202,6 +202,7 @@ mod tests {
             json: None,
             append: String::new(),
             remote: false,
+            demand_local: None,
             console: false,
             quantum: None,
             timeout: 1,

@@ -116,6 +116,10 @@ fn exact(lines: &[Map<String, Value>], v: &mut Verdicts) {
         ("broken paths", "interrupt", 1, "/path/broken", 0.0),
         // 64 pages after CR3 and one after INVLPG; their code is one more.
         ("walks", "walk-tables", 0, "/kernel/walks", 66.0),
+        ("page faults", "fault", 0, "/irq/14", 10.0),
+        ("walks that find nothing", "fault", 0, "/kernel/walks", 10.0),
+        ("instructions, least", "fault", 0, "/instr_kernel/min", 4.0),
+        ("instructions, most", "fault", 0, "/instr_kernel/max", 4.0),
         ("CR3 loads", "walk-tables", 0, "/kernel/cr3_write", 1.0),
     ] {
         v.near(&format!("{region}: {what}"), number(lines, region, cpu, path), wanted, 0.0);

@@ -1,5 +1,6 @@
 //! The results as a table for people.
 
+use crate::symbols::Symbols;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
@@ -7,7 +8,7 @@ use std::fmt::Write;
 const MOST_REMOTE: usize = 40;
 
 /// One line per region and CPU, then the remote accesses if they were traced.
-pub fn text(lines: &[Map<String, Value>]) -> String {
+pub fn text(lines: &[Map<String, Value>], symbols: &mut Symbols) -> String {
     let mut out = format!(
         "{:<28} {:>3} {:>7} {:>10} {:>10} {:>11} {:>10} {:>9} {:>10}\n",
         "region (per occurrence)",
@@ -49,23 +50,48 @@ pub fn text(lines: &[Map<String, Value>]) -> String {
     let mut remote: Vec<_> = of_kind(lines, "remote").collect();
     remote.sort_by_key(|r| std::cmp::Reverse(r["count"].as_u64()));
     if !remote.is_empty() {
-        let _ = writeln!(out, "\nremote accesses: count, class, code line, address, home, region");
+        let _ = writeln!(
+            out,
+            "\nremote accesses: count, class, code, address, what, home, CPU, region, function"
+        );
     }
     for r in remote.iter().take(MOST_REMOTE) {
         let word = |name: &str| r[name].as_str().unwrap_or("").to_string();
+        let (pc, address) = (hex(&word("pc")), hex(&word("address")));
+        let place = if word("class") == "walk" { "page table" } else { area(address) };
+        let function = symbols.explain(&format!("  #0 {pc:#x}")).pop().unwrap_or_default();
         let _ = writeln!(
             out,
-            "{:>9} {:<5} {:>18} {:>18} node {} cpu {} {}",
-            r["count"],
+            "{:>9} {:<5} {pc:>#18x} {address:>#18x} {place:<12} node {} cpu {} {} {}",
+            r["count"].to_string(),
             word("class"),
-            word("pc"),
-            word("address"),
             r["home"],
             r["cpu"],
-            word("name")
+            word("name"),
+            function.trim(),
         );
     }
+    if remote.len() > MOST_REMOTE {
+        let _ = writeln!(out, "          and {} more", remote.len() - MOST_REMOTE);
+    }
     out
+}
+
+fn hex(text: &str) -> u64 {
+    u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or(0)
+}
+
+/// What lies at a virtual address (docs/design/architecture.md, section 1).
+fn area(address: u64) -> &'static str {
+    match address {
+        0xFFFF_FFFF_C000_0000.. => "TCB",
+        0xFFFF_FFFF_B000_0000.. => "device",
+        0xFFFF_FFFF_A020_0000.. => "stubs",
+        0xFFFF_FFFF_A000_0000.. => "CPU-local",
+        0xFFFF_FFFF_8000_0000.. => "kernel image",
+        0xFFFF_8000_0000_0000.. => "pool",
+        _ => "user",
+    }
 }
 
 fn of_kind<'a>(
@@ -85,7 +111,8 @@ mod tests {
         let roi = json!({"kind": "roi", "id": 3, "name": "walk", "cpu": 1, "n": 4,
             "instr_kernel": {"sum": 40}, "instr_user": {"sum": 2}, "cycles": {"sum": 100},
             "local": 8, "remote": 1, "path": {"n": 2, "kernel": {"sum": 7}}});
-        let text = text(&[roi.as_object().unwrap().clone()]);
+        let mut symbols = Symbols::new(std::path::Path::new("/nonexistent"));
+        let text = text(&[roi.as_object().unwrap().clone()], &mut symbols);
         let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(words, ["walk", "1", "4", "10.0", "0.5", "25.0", "2.0", "0.2", "3.5"]);
     }

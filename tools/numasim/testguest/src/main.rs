@@ -10,6 +10,7 @@
 //! | 5 `interrupt` | 10 interrupts to the halted CPU 1 | both |
 //! | 6 `user` | user mode, system call, return | CPU 0 |
 //! | 7 `walk-tables` | 64 loads in 64 small pages after loading CR3, and after INVLPG of one | CPU 0 |
+//! | 8 `fault` | 10 page faults whose handler steps over the load | CPU 0 |
 #![no_std]
 #![no_main]
 #![expect(
@@ -40,6 +41,9 @@ unsafe extern "C" {
     fn handler();
     fn wait_for_interrupt();
     fn excursion();
+    fn faulting(n: u64, address: usize);
+    fn page_fault();
+    static mut pt: [u64; 512];
     static mut idt: [[u64; 2]; 256];
     static taken: AtomicU64;
 }
@@ -113,11 +117,12 @@ fn first() -> ! {
     name!(5, "interrupt");
     name!(6, "user");
     name!(7, "walk-tables");
+    name!(8, "fault");
     mark_with!(Op::Value, 4, ROUNDS, 0);
     place();
     // SAFETY: a page of memory nobody else uses.
     unsafe { counted(10, BUFFER as *mut u64) };
-    set_gate();
+    set_gates();
     start_other();
     wait(&STEP, 1);
     mark_with!(Op::Hello, 0, 0u64, 0);
@@ -143,6 +148,7 @@ fn first() -> ! {
     // SAFETY: goes to user mode and comes back.
     unsafe { excursion() };
     tables();
+    faults();
     mark!(Op::SimEnd, 0);
     // SAFETY: the debug-exit device; the machine ends here.
     unsafe { asm!("out 0xf4, eax", in("eax") 0x10, options(noreturn)) };
@@ -223,12 +229,26 @@ fn tables() {
     mark!(Op::End, 7);
 }
 
-fn set_gate() {
-    let at = handler as *const () as u64;
+/// Loads from a page of the first 2 MiB that is made absent.
+fn faults() {
+    const PAGE: usize = 0x1F0;
+    // SAFETY: nothing lies in that page; its translation is dropped at once.
+    unsafe {
+        pt[PAGE] = 0;
+        asm!("invlpg [{}]", in(reg) PAGE << 12);
+        faulting(10, PAGE << 12);
+    }
+}
+
+fn set_gates() {
+    set_gate(VECTOR as usize, handler as *const () as u64);
+    set_gate(14, page_fault as *const () as u64);
+}
+
+fn set_gate(vector: usize, at: u64) {
     // SAFETY: before any interrupt can come; both CPUs use this table.
     unsafe {
-        idt[VECTOR as usize] =
-            [at & 0xFFFF | 8 << 16 | 0x8E00 << 32 | (at >> 16 & 0xFFFF) << 48, at >> 32];
+        idt[vector] = [at & 0xFFFF | 8 << 16 | 0x8E00 << 32 | (at >> 16 & 0xFFFF) << 48, at >> 32];
     }
 }
 
