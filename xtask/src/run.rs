@@ -152,17 +152,24 @@ fn conclude(outcome: &Outcome, verbose: bool) -> Result<u8> {
         eprintln!("{}", outcome.complaint);
     }
     say::step("Log", &paths::show(&outcome.log));
-    if verbose || code != 0 {
+    let refusal = refusal(&outcome.seen).filter(|_| code != 0);
+    if verbose || (code != 0 && refusal.is_none()) {
         say::step("Repeat", &outcome.command);
     }
     if code != 0 {
-        say::error(&outcome.end.to_string());
+        say::error(&refusal.map_or_else(|| outcome.end.to_string(), str::to_string));
         return Ok(code);
     }
     if let Some(broken) = outcome.seen.broken.first() {
         bail!("the guest printed a malformed record: {broken}");
     }
     Ok(0)
+}
+
+/// The guest's own reason why it does not go on: a last line that is an error, without an epitaph.
+fn refusal(seen: &Seen) -> Option<&str> {
+    let last = seen.tail.last().filter(|_| seen.epitaph.is_empty())?;
+    last.strip_prefix("error: ")
 }
 
 /// The machine that the arguments describe.
