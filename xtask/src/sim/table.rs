@@ -21,7 +21,8 @@ pub fn text(lines: &[Map<String, Value>], symbols: &mut Symbols) -> String {
         "remote",
         "path k.in."
     );
-    for roi in of_kind(lines, "roi") {
+    let active = |roi: &&Map<String, Value>| roi["cycles"]["sum"].as_u64() != Some(0);
+    for roi in of_kind(lines, "roi").filter(active) {
         let n = roi["n"].as_u64().unwrap_or(1).max(1);
         let mean = |value: &Value| format!("{:.1}", value.as_f64().unwrap_or(0.0) / n as f64);
         let sum = |name: &str| mean(&roi[name]["sum"]);
