@@ -100,6 +100,8 @@ impl Need {
 
 /// A package manager: program, arguments that refresh its lists, arguments that install.
 struct Manager {
+    /// Index into [`Source::Packages`].
+    column: usize,
     program: &'static str,
     refresh: Option<&'static str>,
     install: &'static [&'static str],
@@ -107,12 +109,13 @@ struct Manager {
 
 const MANAGERS: [Manager; 3] = [
     Manager {
+        column: 0,
         program: "apt-get",
         refresh: Some("update"),
         install: &["install", "--yes", "--no-install-recommends"],
     },
-    Manager { program: "dnf", refresh: None, install: &["install", "--assumeyes"] },
-    Manager { program: "pacman", refresh: None, install: &["-Sy", "--noconfirm"] },
+    Manager { column: 1, program: "dnf", refresh: None, install: &["install", "--assumeyes"] },
+    Manager { column: 2, program: "pacman", refresh: None, install: &["-Sy", "--noconfirm"] },
 ];
 
 /// `cargo xtask doctor`.
@@ -194,37 +197,49 @@ fn install(missing: &[Need]) -> Result<()> {
     Ok(())
 }
 
-/// The commands that install `missing`.
+/// What installing depends on.
+struct Host {
+    rustup: bool,
+    manager: Option<&'static Manager>,
+    right: Option<Right>,
+}
+
+impl Host {
+    fn look() -> Self {
+        let rustup = on_path("rustup").is_some();
+        let manager = MANAGERS.iter().find(|manager| on_path(manager.program).is_some());
+        Self { rustup, manager, right: may_install() }
+    }
+}
+
+/// The commands that install `missing` on this host.
 fn commands(missing: &[Need]) -> Result<Vec<Vec<String>>> {
-    let manager = MANAGERS.iter().position(|manager| on_path(manager.program).is_some());
+    commands_on(&Host::look(), missing)
+}
+
+fn commands_on(host: &Host, missing: &[Need]) -> Result<Vec<Vec<String>>> {
     let words = |list: &[&str]| list.iter().map(|word| word.to_string()).collect::<Vec<_>>();
     let mut out = Vec::new();
     let mut packages = Vec::new();
     for need in missing {
+        let what = need.what();
         match need.source() {
             Source::Rustup(kind, name) => {
-                ensure!(
-                    on_path("rustup").is_some(),
-                    "{} is missing and rustup is not on this host; see https://rustup.rs",
-                    need.what()
-                );
+                ensure!(host.rustup, "{what} is missing, and so is rustup; see https://rustup.rs");
                 out.push(words(&["rustup", kind, "add", name]));
             }
             Source::Packages(names) => {
-                let index = manager.with_context(|| {
-                    format!(
-                        "{} is missing; install it with this system's package manager",
-                        need.what()
-                    )
+                let manager = host.manager.with_context(|| {
+                    format!("{what} is missing; install it with this system's package manager")
                 })?;
-                packages.push(names[index]);
+                packages.push(names[manager.column]);
             }
         }
     }
-    if let Some(manager) = manager.map(|index| &MANAGERS[index])
+    if let Some(manager) = host.manager
         && !packages.is_empty()
     {
-        let prefix: &[&str] = match may_install() {
+        let prefix: &[&str] = match host.right {
             Some(Right::Root) => &[],
             Some(Right::Sudo) => &["sudo", "-n"],
             None => &["sudo"],
@@ -302,25 +317,37 @@ pub fn objcopy() -> Result<PathBuf> {
 mod tests {
     use super::*;
 
+    fn lines(host: &Host, missing: &[Need]) -> Vec<String> {
+        let commands = commands_on(host, missing).unwrap();
+        commands.iter().map(|words| words.join(" ")).collect()
+    }
+
     #[test]
     fn rust_parts_come_from_rustup() {
-        if on_path("rustup").is_none() {
-            return;
-        }
-        let commands = commands(&[Need::GuestTarget, Need::Clippy]).unwrap();
-        assert_eq!(commands[0].join(" "), "rustup target add x86_64-unknown-none");
-        assert_eq!(commands[1].join(" "), "rustup component add clippy");
+        let mut host = Host { rustup: true, manager: None, right: None };
+        assert_eq!(
+            lines(&host, &[Need::GuestTarget, Need::Clippy]),
+            ["rustup target add x86_64-unknown-none", "rustup component add clippy"]
+        );
+        host.rustup = false;
+        let error = commands_on(&host, &[Need::GuestTarget]).unwrap_err().to_string();
+        assert!(error.contains("rustup.rs"), "{error}");
     }
 
     #[test]
     fn packages_are_installed_in_one_go() {
-        if on_path("apt-get").is_none() {
-            return;
-        }
-        let commands = commands(&[Need::Emulator, Need::Firmware]).unwrap();
-        assert_eq!(commands.len(), 2);
-        assert!(commands[0].join(" ").ends_with("apt-get update"));
+        let both = [Need::Emulator, Need::Firmware];
         let install = "apt-get install --yes --no-install-recommends qemu-system-x86 ovmf";
-        assert!(commands[1].join(" ").ends_with(install));
+        for (right, prefix) in
+            [(Some(Right::Root), ""), (Some(Right::Sudo), "sudo -n "), (None, "sudo ")]
+        {
+            let host = Host { rustup: true, manager: Some(&MANAGERS[0]), right };
+            let wanted = [format!("{prefix}apt-get update"), format!("{prefix}{install}")];
+            assert_eq!(lines(&host, &both), wanted);
+        }
+        let host = Host { rustup: true, manager: Some(&MANAGERS[1]), right: Some(Right::Root) };
+        assert_eq!(lines(&host, &both), ["dnf install --assumeyes qemu-system-x86-core edk2-ovmf"]);
+        let host = Host { rustup: true, manager: None, right: None };
+        assert!(commands_on(&host, &both).is_err());
     }
 }
