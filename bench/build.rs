@@ -6,7 +6,15 @@ include!("../libl4/build_link.rs");
 const ROOT_BASE: u64 = 36 << 20;
 
 fn main() {
-    for bin in ["hello", "conf_ipc", "conf_strings", "conf_threads", "conf_spaces", "conf_exregs"] {
+    for bin in [
+        "hello",
+        "conf_ipc",
+        "conf_strings",
+        "conf_threads",
+        "conf_spaces",
+        "conf_exregs",
+        "conf_mapping",
+    ] {
         link_at(bin, ROOT_BASE);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod exregs;
 pub mod ipc;
+pub mod mapping;
 pub mod spaces;
 pub mod strings;
 pub mod threads;
@@ -18,6 +19,7 @@ pub const AREAS: &[Area] = &[
     ("threads", threads::GROUPS),
     ("spaces", spaces::GROUPS),
     ("exregs", exregs::GROUPS),
+    ("mapping", mapping::GROUPS),
 ];
 
 /// The groups of an area.
