@@ -14,6 +14,10 @@ fn main() {
         "conf_spaces",
         "conf_exregs",
         "conf_mapping",
+        "conf_faults",
+        "conf_sched",
+        "conf_sigma0",
+        "conf_hostile",
     ] {
         link_at(bin, ROOT_BASE);
     }

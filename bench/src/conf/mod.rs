@@ -1,8 +1,12 @@
 //! The conformance suite: one module per area of the API, against the ABI reference.
 
 pub mod exregs;
+pub mod faults;
+pub mod hostile;
 pub mod ipc;
 pub mod mapping;
+pub mod sched;
+pub mod sigma0;
 pub mod spaces;
 pub mod strings;
 pub mod threads;
@@ -20,6 +24,10 @@ pub const AREAS: &[Area] = &[
     ("spaces", spaces::GROUPS),
     ("exregs", exregs::GROUPS),
     ("mapping", mapping::GROUPS),
+    ("faults", faults::GROUPS),
+    ("sched", sched::GROUPS),
+    ("sigma0", sigma0::GROUPS),
+    ("hostile", hostile::GROUPS),
 ];
 
 /// The groups of an area.

@@ -51,6 +51,7 @@ pub fn run(area: &str, groups: &[&[Test]]) -> ! {
 }
 
 fn set_up() {
+    ids::init();
     // Everything that others will be mapped must be here first.
     let (first, last) = arch::image_range();
     for page in (first & !(arena::PAGE - 1)..=last).step_by(arena::PAGE as usize) {

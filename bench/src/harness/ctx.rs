@@ -142,6 +142,11 @@ impl Ctx {
         Ok(ids::of_slot(ids::FIRST_SPARE + self.spares - 1))
     }
 
+    /// Gives the last spare id back, after its thread was deleted.
+    pub fn return_spare(&mut self) {
+        self.spares = self.spares.saturating_sub(1);
+    }
+
     /// UTCB location in the root task's space for a spare id.
     #[must_use]
     pub fn spare_utcb(&self, id: ThreadId) -> u64 {

@@ -25,6 +25,16 @@ pub const SLOTS: u32 = FIRST_SPARE + SPARE;
 
 static VERSION: AtomicU32 = AtomicU32::new(1);
 
+/// First free thread number. Copied from the KIP once: spaces of puppets share the program's image,
+/// but have their KIP elsewhere, so code that puppets execute must not look for it.
+static FIRST_FREE: AtomicU32 = AtomicU32::new(0);
+
+/// Reads what the ids depend on from the KIP.
+pub(crate) fn init() {
+    let first = libl4::kip().thread_ranges().first_free();
+    FIRST_FREE.store(first.0, Ordering::Relaxed);
+}
+
 /// Starts a new generation of ids.
 pub fn next_version() {
     VERSION.fetch_add(2, Ordering::Relaxed);
@@ -39,7 +49,7 @@ pub fn of_slot(slot: u32) -> ThreadId {
 /// The thread number of a slot.
 #[must_use]
 pub fn number(slot: u32) -> ThreadNo {
-    ThreadNo(libl4::kip().thread_ranges().first_free().0 + slot)
+    ThreadNo(FIRST_FREE.load(Ordering::Relaxed) + slot)
 }
 
 /// The pager's id, which stays.

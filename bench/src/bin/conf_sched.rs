@@ -1,0 +1,10 @@
+//! Conformance: sched.
+#![no_std]
+#![no_main]
+#![deny(unsafe_code)]
+
+libl4::entry!(main);
+
+fn main() {
+    bench::harness::run("sched", bench::conf::groups("sched"))
+}
