@@ -318,6 +318,9 @@ impl Puppet {
         for (i, slot) in block.args.iter().enumerate() {
             slot.store(args.get(i).copied().unwrap_or(0), Ordering::Relaxed);
         }
+        for slot in &block.results {
+            slot.store(0, Ordering::Relaxed);
+        }
         block.op.store(op as u64, Ordering::Relaxed);
         block.seq.fetch_add(1, Ordering::Release);
         need!(ipc::send(self.id, PATIENCE, MsgTag::new(CONTROL, 0, 0)));

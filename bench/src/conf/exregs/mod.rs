@@ -79,6 +79,8 @@ fn exr_handle(ctx: &mut Ctx) -> TestResult {
 
 fn exr_pager(ctx: &mut Ctx) -> TestResult {
     let partner = ctx.puppet()?;
+    // Its first faults are for the harness.
+    ctx.settle();
     let old = change(partner.id, Exregs { pager: Some(ctx.me()), ..Exregs::default() })?;
     check_eq!(old.pager, ids::pager(), "old");
     let tcr = partner.run(Op::ReadTcr, &[word::PAGER as u64])?;

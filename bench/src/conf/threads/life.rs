@@ -136,6 +136,8 @@ fn thr_utcb_is_fresh_after_reuse(ctx: &mut Ctx) -> TestResult {
 
 fn thr_set_pager(ctx: &mut Ctx) -> TestResult {
     let partner = ctx.puppet()?;
+    // Its first faults are for the harness.
+    ctx.settle();
     need!(sys::thread_control(ThreadControl {
         dest: partner.id,
         space: partner.id,
