@@ -130,6 +130,9 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     thread::scope(|scope| {
         // Single-threaded interpreters and model checkers run beside everything else.
         let slow = scope.spawn(|| slow.into_iter().map(host::run).collect::<Vec<_>>());
+        if !quick.is_empty() {
+            say::step("Testing", &format!("{} suites on the host, building first", quick.len()));
+        }
         for suite in quick {
             done(host::run(suite)?)?;
         }
