@@ -1,6 +1,6 @@
 //! The words of each message (the numbers are the interface: never reuse one).
 
-use crate::directory::{DirError, DirOp, Filter, MemberChange, Outcome, Update};
+use crate::directory::{Census, DirError, DirOp, Filter, MemberChange, Outcome, Update};
 use crate::ids::{Caller, TaskId};
 use crate::members::{HoldMembers, MemberView};
 use crate::message::{ClientCall, Confirm, Reply, Request};
@@ -24,6 +24,7 @@ wire_enum!(Mode {
 });
 wire_struct!(PageState { mode, frames, mapped, status, next_touch });
 wire_struct!(MemberView { at, peer, dest_peer, first, active, visited });
+wire_struct!(Census { global, replicas, mapped, threads });
 wire_struct!(HoldMembers { thread, dest, dying });
 
 wire_enum!(DirError {
@@ -67,6 +68,7 @@ wire_enum!(DirOp {
     8 => Query { page: page }
     9 => HandOver { to: to }
     10 => Destroy {}
+    11 => Census { node: node }
 });
 
 wire_enum!(Outcome {
@@ -79,6 +81,7 @@ wire_enum!(Outcome {
     7 => Page { frames: frames, frame: frame, mapped: mapped, replicated: replicated }
     8 => Queued {}
     9 => Refused { 0: error }
+    10 => Census { 0: census }
 });
 
 wire_enum!(Request {
@@ -118,6 +121,7 @@ wire_enum!(ClientCall {
     11 => DeleteThread { 0: thread }
     12 => MigrateThread { thread: thread, node: node, cpu: cpu }
     13 => EndTask {}
+    14 => Census { 0: node }
 });
 
 wire_enum!(Reply {
@@ -129,6 +133,7 @@ wire_enum!(Reply {
     4 => Done {}
     5 => Again {}
     6 => Refused { 0: error }
+    7 => Census { 0: census }
 });
 
 /// A request with who waits for the confirmation.
@@ -215,7 +220,7 @@ mod tests {
 
     #[test]
     fn replies_round_trip() {
-        round_trips::<Reply>(3, 6, 0);
+        round_trips::<Reply>(3, 7, 0);
     }
 
     #[test]
@@ -230,7 +235,7 @@ mod tests {
             assert_eq!(ClientRequest::decode(tag, words.as_slice()), Some(sent));
             seen.insert(words.as_slice()[if task.is_some() { 2 } else { 1 }]);
         }
-        assert_eq!(seen.len(), 13);
+        assert_eq!(seen.len(), 14);
     }
 
     #[test]

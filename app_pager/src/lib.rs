@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+pub mod barrier;
 pub mod config;
 pub mod directory;
 pub mod encode;
@@ -16,9 +17,11 @@ mod fault;
 mod hold;
 pub mod ids;
 pub mod lane;
+pub mod mcs;
 pub mod members;
 pub mod message;
 pub mod numbers;
+pub mod op;
 pub mod page;
 pub mod pager;
 pub mod plan;

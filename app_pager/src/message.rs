@@ -1,6 +1,6 @@
 //! What pagers say to each other, and what clients ask them (numa-l4 4.2.1, "Application Pager API").
 
-use crate::directory::{DirError, DirOp, Outcome};
+use crate::directory::{Census, DirError, DirOp, Outcome};
 use crate::ids::{Frame, NodeSet, PageNo, PageRange, Status, TaskId};
 use crate::region::{Policy, Region};
 use l4abi::{CpuId, NodeId, ThreadId};
@@ -117,6 +117,8 @@ pub enum ClientCall {
     Replicate(PageRange),
     /// Where a page is.
     Query(PageNo),
+    /// How much of the task is on a node.
+    Census(NodeId),
     /// Create a thread on the CPU of the lane asked.
     CreateThread {
         /// Where it starts.
@@ -178,6 +180,8 @@ pub enum Reply {
         /// Whether the page is node-local; then the rest tells of the asking node only.
         local: bool,
     },
+    /// How much of the task is on the node.
+    Census(Census),
     /// Done.
     Done,
     /// This pager does not serve the thread, which may be on its way to another node: fault or call

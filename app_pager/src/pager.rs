@@ -83,6 +83,11 @@ impl Pager {
         Some(Action::Place { at: task.home(), directory: Box::new(directory) })
     }
 
+    /// A frame for a task that is going to start here (`Directory::preload`).
+    pub fn take_frame(&mut self) -> Option<Frame> {
+        self.pool.alloc().map(|taken| taken.frame)
+    }
+
     /// Serves the faults of `thread` of a task that other pagers have started.
     pub fn join_task(&mut self, task: TaskId, thread: ThreadId) {
         self.tasks.entry(task).or_insert_with(|| TaskRecord::new(task.home()));
@@ -368,6 +373,7 @@ impl Pager {
                 l.answer =
                     Some(Reply::Placement { frames, frame, mapped, replicated, local: false });
             }
+            Outcome::Census(census) => l.answer = Some(Reply::Census(census)),
             Outcome::Refused(error) => self.refused(lane, error),
             Outcome::NoPage | Outcome::Done | Outcome::Queued => {}
         }

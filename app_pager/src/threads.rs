@@ -57,6 +57,7 @@ impl Pager {
             }
             ClientCall::Replicate(range) => vec![Phase::Pages(range, PageOp::Replicate)],
             ClientCall::Query(page) => vec![Phase::Ask(DirOp::Query { page })],
+            ClientCall::Census(node) => vec![Phase::Ask(DirOp::Census { node })],
             ClientCall::CreateThread { .. } | ClientCall::EndTask => members(ThreadId::NIL, me),
             ClientCall::DeleteThread(thread) => members(thread, me),
             ClientCall::MigrateThread { thread, node, .. } if valid(node) => members(thread, node),

@@ -4,6 +4,7 @@ use crate::check::{touch, touch_counting};
 use crate::faults::{messages, numa};
 use crate::world::{Do, World};
 use app_pager::config::{PagerConfig, UnmapVariant};
+use app_pager::directory::Census;
 use app_pager::ids::{PageNo, PageRange};
 use app_pager::message::{ClientCall, Reply};
 use app_pager::region::Policy;
@@ -106,4 +107,33 @@ fn an_unmap_tells_exactly_the_pagers_concerned() {
         let status = Rights::empty();
         assert_eq!(world.clients[0].results[1], Reply::Pages { count: 1, status });
     }
+}
+
+#[test]
+fn preloaded_text_is_replicated_where_it_is_read() {
+    let mut world = World::new(roomy(numa(2)), Policy::Replicate, &[(0, &[]), (1, &[])]);
+    let frame = world.pager(NodeId(0)).take_frame().unwrap();
+    world.hw.memory.insert(frame, 77);
+    world.flat.insert((crate::world::TASK, PageNo(3), None), 77);
+    assert!(world.preload(PageNo(3), frame));
+    assert!(!world.preload(PageNo(3), frame) && !world.preload(PageNo(9), frame));
+    for client in [0, 1, 0, 1] {
+        // Each read is compared with the flat memory.
+        world = touch(world, client, Do::Read(3));
+    }
+    let census = |world, node| {
+        let mut world = touch(world, 0, Do::Call(ClientCall::Census(NodeId(node))));
+        let Some(Reply::Census(census)) = world.clients[0].results.pop() else { panic!() };
+        (world, census)
+    };
+    for node in [0, 1] {
+        let (next, seen) = census(world, node);
+        assert_eq!(seen, Census { global: 0, replicas: 1, mapped: 1, threads: 1 });
+        world = next;
+    }
+    world = touch(world, 1, Do::Write(3));
+    let (world, seen) = census(world, 0);
+    assert_eq!(seen, Census { global: 0, replicas: 0, mapped: 0, threads: 1 });
+    let (_, seen) = census(world, 1);
+    assert_eq!(seen, Census { global: 1, replicas: 0, mapped: 1, threads: 1 });
 }

@@ -9,7 +9,7 @@ use app_pager::ids::{PageNo, PageRange, TaskId};
 use app_pager::message::ClientCall;
 use app_pager::region::Policy;
 use app_pager::rng::Rng;
-use l4abi::NodeId;
+use l4abi::{NodeId, ThreadId, ThreadNo};
 
 fn policy(rng: &mut Rng, nodes: u64) -> Policy {
     match rng.below(5) {
@@ -25,7 +25,7 @@ fn operation(rng: &mut Rng, nodes: u64) -> Do {
     let first = rng.below(8);
     let range = PageRange::new(first, first + 1 + rng.below(3).min(7 - first));
     let node = NodeId(rng.below(nodes) as u8);
-    match rng.below(32) {
+    match rng.below(34) {
         0..=8 => Do::Read(first),
         9..=16 => Do::Write(first),
         17 => Do::Read(8 + rng.below(4)),
@@ -40,6 +40,11 @@ fn operation(rng: &mut Rng, nodes: u64) -> Do {
         27 => Do::Call(ClientCall::Query(PageNo(first))),
         // A lie: the task of somebody else.
         28 => Do::CallFor(TaskId(0xDEAD), ClientCall::EndTask),
+        // A thread that may exist, or be a dummy, or be the caller itself.
+        29 => {
+            let number = 1024 + 256 * u32::from(node.0) + rng.below(3) as u32;
+            Do::Call(ClientCall::DeleteThread(ThreadId::global(ThreadNo(number), 1)))
+        }
         _ => Do::Go(node.0),
     }
 }

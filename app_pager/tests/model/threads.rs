@@ -82,7 +82,8 @@ fn a_thread_is_deleted_while_it_works() {
     let mut world = World::new(
         numa(2),
         Policy::FirstTouch,
-        &[(0, &[Do::Write(0)]), (1, &[Do::Write(0), Do::Read(0), UNMAP])],
+        // Nobody else writes page 1: the space that dies must give its written bit away first.
+        &[(0, &[Do::Write(0)]), (1, &[Do::Write(1), Do::Write(0), UNMAP])],
     );
     let victim = world.clients[1].thread;
     world.clients[0].script.push(Do::Call(ClientCall::DeleteThread(victim)));
@@ -102,5 +103,20 @@ fn a_balancer_moves_a_thread_that_works() {
         world.add_balancer(0, &[(0, 1), (1, 0)]);
         prove(&format!("balancer, {kind}"), world.clone());
         prove_progress(&format!("balancer, {kind}"), world);
+    }
+}
+
+#[test]
+fn a_supervisor_ends_a_task_from_elsewhere() {
+    let worker: &[Do] = &[Do::Write(0), Do::Write(8), Do::Go(1)];
+    for (kind, configs) in [("shared", numa(3)), ("messages", messages(3))] {
+        let clients: [(u8, &[Do]); 2] = [(0, worker), (1, &[Do::Write(0)])];
+        let mut world = World::new(configs, Policy::FirstTouch, &clients);
+        world.add_balancer(2, &[]);
+        world.clients[2].script.push(Do::CallFor(crate::world::TASK, ClientCall::EndTask));
+        prove(&format!("3 nodes, supervisor ends a task, {kind}"), world.clone());
+        let end = crate::check::run(world.clone(), 3);
+        assert_eq!(end.pagers.iter().map(|p| p.frames_used()).sum::<usize>(), 0);
+        prove_progress(&format!("3 nodes, supervisor ends a task, {kind}"), world);
     }
 }

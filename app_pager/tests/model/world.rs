@@ -208,6 +208,14 @@ impl World {
         })
     }
 
+    /// Preloads a page of the first task.
+    pub fn preload(&mut self, page: PageNo, frame: app_pager::ids::Frame) -> bool {
+        self.slots.values_mut().any(|slot| match slot {
+            Slot::Here(directory) => directory.preload(page, frame),
+            _ => false,
+        })
+    }
+
     /// The transitions that can happen.
     pub fn moves(&self, moves: &mut Vec<Move>) {
         for (&(node, who), queue) in &self.todo {
