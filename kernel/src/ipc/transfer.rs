@@ -42,7 +42,10 @@ pub enum Item {
 /// Typed items in flight. Belongs to the receiver.
 pub struct Transfer {
     /// MR index of the item to be moved next.
-    pub next_item: Cell<usize>,
+    next_item: Cell<usize>,
+    /// The same for the answer to a fault, which may come in the middle of a string copy: that must find
+    /// `next_item` and `copy` as they were. (Answers have no strings: nothing accepts them.)
+    next_answer_item: Cell<usize>,
     /// Strings: where the copy stands.
     pub copy: Copy,
 }
@@ -50,12 +53,13 @@ pub struct Transfer {
 impl Transfer {
     /// Nothing in flight.
     pub const fn new() -> Self {
-        Self { next_item: Cell::new(0), copy: Copy::new() }
+        Self { next_item: Cell::new(0), next_answer_item: Cell::new(0), copy: Copy::new() }
     }
 
     /// Nothing in flight any more.
     pub fn reset(&self) {
         self.next_item.set(0);
+        self.next_answer_item.set(0);
         self.copy.reset();
     }
 }
@@ -119,8 +123,10 @@ pub fn begin(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome
         return Outcome::Failed;
     }
     words(sender, dest, tag);
-    dest.transfer.next_item.set(untyped + 1);
-    dest.transfer.copy.reset();
+    next_item(dest).set(untyped + 1);
+    if !dest.key().has(Key::KERNEL_IPC) {
+        dest.transfer.copy.reset();
+    }
     items(cpu, sender, dest, tag)
 }
 
@@ -142,10 +148,16 @@ pub fn resume(cpu: &PerCpu, dest: TcbRef) -> Next {
     }
 }
 
+/// Where `dest` notes the item to be moved next.
+fn next_item(dest: TcbRef) -> &'static Cell<usize> {
+    let transfer = &dest.transfer;
+    if dest.key().has(Key::KERNEL_IPC) { &transfer.next_answer_item } else { &transfer.next_item }
+}
+
 /// The loop over typed items.
 fn items(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome {
     let end = tag.untyped() + tag.typed();
-    let mut at = dest.transfer.next_item.get();
+    let mut at = next_item(dest).get();
     while at <= end {
         let (outcome, length) = match ItemHead::parse(word(sender, at)) {
             Ok(ItemHead::Map { .. }) if at < end => {
@@ -160,13 +172,14 @@ fn items(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome {
         match outcome {
             Item::Done => at += length,
             Item::Failed(to_sender, to_dest) => {
-                let offset = dest.transfer.copy.bytes.get();
+                let in_string = !dest.key().has(Key::KERNEL_IPC);
+                let offset = if in_string { dest.transfer.copy.bytes.get() } else { 0 };
                 result::transfer_failed(cpu, sender, dest, (to_sender, to_dest), offset);
                 return Outcome::Failed;
             }
             Item::Parked(next) => return Outcome::Parked(next),
         }
-        dest.transfer.next_item.set(at);
+        next_item(dest).set(at);
     }
     result::received(dest, sender, tag);
     Outcome::Done
