@@ -6,19 +6,10 @@ include!("../libl4/build_link.rs");
 const ROOT_BASE: u64 = 36 << 20;
 
 fn main() {
-    for bin in [
-        "hello",
-        "conf_ipc",
-        "conf_strings",
-        "conf_threads",
-        "conf_spaces",
-        "conf_exregs",
-        "conf_mapping",
-        "conf_faults",
-        "conf_sched",
-        "conf_sigma0",
-        "conf_hostile",
-    ] {
-        link_at(bin, ROOT_BASE);
+    println!("cargo::rerun-if-changed=src/bin");
+    for entry in std::fs::read_dir("src/bin").into_iter().flatten().flatten() {
+        if let Some(bin) = entry.path().file_stem().and_then(|stem| stem.to_str()) {
+            link_at(bin, ROOT_BASE);
+        }
     }
 }
