@@ -394,13 +394,8 @@ fn string_path(partner: ThreadId) {
 fn threads_and_spaces() {
     let me = thread::my_global_id();
     let id = my_id(2);
-    let create = ThreadControl {
-        dest: id,
-        space: me,
-        scheduler: me,
-        pager: ThreadId::NIL,
-        utcb: None,
-    };
+    let create =
+        ThreadControl { dest: id, space: me, scheduler: me, pager: ThreadId::NIL, utcb: None };
     roi::name::<11>("thread");
     roi::name::<12>("space");
     for warm in [true, false] {

@@ -7,6 +7,7 @@
 //! the transfer's state is kept in [`Outer`] meanwhile.
 
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 use kcore::ipc::{Awaited, Key, State};
 use l4abi::acceptor::Acceptor;
@@ -167,8 +168,15 @@ pub fn replied(t: TcbRef, sender: TcbRef, tag: MsgTag) {
         }
         KernelIpc::Exception(..) => {
             let words = tag.untyped().min(EXCEPTION_REGS.len());
-            for (i, &slot) in EXCEPTION_REGS.iter().enumerate().take(words) {
+            let in_registers = words.min(IN_REGISTERS);
+            for (i, &slot) in EXCEPTION_REGS[..in_registers].iter().enumerate() {
                 t.set_reg(slot, transfer::word(sender, i + 1));
+            }
+            if let Some(mrs) = utcb::mrs(sender) {
+                let slots = &EXCEPTION_REGS[in_registers..words];
+                for (mr, &slot) in mrs[IN_REGISTERS + 1..].iter().zip(slots) {
+                    t.set_reg(slot, mr.load(Ordering::Relaxed));
+                }
             }
             t.set_reg(reg::RFLAGS, user_flags(t.reg(reg::RFLAGS)));
             t.exit.set(Exit::Iret);
@@ -217,6 +225,23 @@ pub fn word(t: TcbRef, i: usize) -> u64 {
         _ => 0,
     }
 }
+
+/// Copies the words of the exception message of `t` to `dest`: MR1..MR7 to its registers, the rest to its UTCB.
+pub fn exception_words(t: TcbRef, dest: TcbRef) {
+    let KernelIpc::Exception(vector, error) = t.kernel_ipc.get() else { return };
+    for (i, &slot) in EXCEPTION_REGS.iter().enumerate().take(IN_REGISTERS) {
+        dest.set_reg(reg::R9 + 1 + i, t.reg(slot));
+    }
+    let Some(mrs) = utcb::mrs(dest) else { return };
+    for (mr, &slot) in mrs[IN_REGISTERS + 1..].iter().zip(&EXCEPTION_REGS[IN_REGISTERS..]) {
+        mr.store(t.reg(slot), Ordering::Relaxed);
+    }
+    mrs[19].store(u64::from(vector), Ordering::Relaxed);
+    mrs[20].store(error, Ordering::Relaxed);
+}
+
+/// MRs behind MR0 that travel in registers.
+const IN_REGISTERS: usize = 7;
 
 /// What `t` accepts in the receive phase it is in.
 pub fn acceptor(t: TcbRef) -> Acceptor {

@@ -28,7 +28,8 @@ use crate::sched::{self, Next, work};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, utcb};
 
-/// The Ipc system call of `me`, the current thread.
+/// The Ipc system call of `me`, the current thread. What a plain message needs is inlined here.
+#[inline(never)]
 pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     me.timeouts.set(me.reg(reg::R8));
     let from = me.reg(reg::RDX);
@@ -54,12 +55,16 @@ pub fn space_token(t: TcbRef) -> u64 {
 }
 
 /// Whether waiting `receiver` takes what `sender` has to say.
-#[inline]
+#[inline(always)]
 pub fn takes(receiver: TcbRef, sender: TcbRef) -> bool {
     let awaited = receiver.awaited.get();
-    if awaited == sender.id.get() || awaited == Awaited::ANY.0 {
-        return true;
-    }
+    awaited == sender.id.get() || awaited == Awaited::ANY.0 || takes_otherwise(receiver, sender)
+}
+
+/// The rare reasons: any local thread, a virtual sender.
+#[inline(never)]
+fn takes_otherwise(receiver: TcbRef, sender: TcbRef) -> bool {
+    let awaited = receiver.awaited.get();
     let speaks_for = match sender.virtual_sender.get() {
         0 => None,
         v => thread::lookup(v).map(identity),
@@ -68,15 +73,11 @@ pub fn takes(receiver: TcbRef, sender: TcbRef) -> bool {
 }
 
 /// Send phase of `me` to `to`, then a receive phase from `from` (0 = none).
+#[inline(always)]
 fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
     me.then_receive.set(from);
     me.virtual_sender.set(0);
-    let Some(mut dest) = thread::resolve(me, to) else {
-        return match crate::irq::acknowledge(me, to) {
-            true => sent(cpu, me, Next::Thread(me)),
-            false => fail(cpu, me, Phase::Send, IpcCode::NoPartner, 0),
-        };
-    };
+    let Some(mut dest) = thread::resolve(me, to) else { return no_thread(cpu, me, to) };
     if let Some(redirector) = thread::redirect(me, dest) {
         utcb::set_intended_receiver(redirector, dest.id.get());
         dest = redirector;
@@ -90,11 +91,27 @@ fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
     send_local(cpu, me, dest)
 }
 
+/// `to` names no thread: an interrupt line that is to be enabled again, or nobody.
+#[cold]
+fn no_thread(cpu: &PerCpu, me: TcbRef, to: u64) -> Next {
+    match crate::irq::acknowledge(me, to) {
+        true => sent(cpu, me, Next::Thread(me)),
+        false => fail(cpu, me, Phase::Send, IpcCode::NoPartner, 0),
+    }
+}
+
 /// The send phase when both threads are on this CPU.
+#[inline(always)]
 pub fn send_local(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
     if dest.state() == State::Waiting && takes(dest, me) {
         return deliver(cpu, me, dest);
     }
+    not_ready(cpu, me, dest)
+}
+
+/// `dest` does not wait for `me`: `me` polls, or gives up at once.
+#[inline(never)]
+fn not_ready(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
     match timeout::send_deadline(me) {
         timeout::Deadline::Now => fail(cpu, me, Phase::Send, IpcCode::Timeout, 0),
         deadline => {
@@ -114,6 +131,7 @@ pub fn poll_at(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: timeout::Deadli
 
 /// Checks the virtual sender that `me` names and, if allowed, sends in its name. If not allowed the flag is
 /// dropped without an error (reference 5.4).
+#[cold]
 fn propagate(_cpu: &PerCpu, me: TcbRef, dest: TcbRef) {
     let claimed = thread::lookup(utcb::virtual_sender(me)).filter(|v| {
         let redirector = v.space.get().is_some_and(|s| s.redirector() == me.id.get());
@@ -138,6 +156,7 @@ fn propagate(_cpu: &PerCpu, me: TcbRef, dest: TcbRef) {
 }
 
 /// Moves the message of `sender` to `dest`, which waits for it. Both are on this CPU; either may be current.
+#[inline(always)]
 fn deliver(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Next {
     match begin_transfer(cpu, sender, dest) {
         Outcome::Done => sent(cpu, sender, Next::Thread(dest)),
@@ -150,6 +169,7 @@ fn deliver(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Next {
 }
 
 /// The message part of a rendezvous: afterwards `dest` is ready but not queued, or both are parked.
+#[inline(always)]
 pub fn begin_transfer(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Outcome {
     sched::clear_wakeup(cpu, dest);
     let tag = transfer::tag_of(sender);
@@ -163,8 +183,9 @@ pub fn begin_transfer(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Outcome {
 
 /// The send phase of `sender` is over: its receive phase, or back to user level. `partner` is who runs if
 /// the sender blocks; if it does not, the partner is made ready beside it.
+#[inline(always)]
 pub fn sent(cpu: &PerCpu, sender: TcbRef, partner: Next) -> Next {
-    if sender.kernel_ipc.get().is_active() {
+    if sender.key().has(Key::KERNEL_IPC) {
         return kernel_msg::sent(cpu, sender, partner);
     }
     match sender.then_receive.get() {
@@ -192,7 +213,28 @@ fn go_on(cpu: &PerCpu, me: TcbRef, partner: Next) -> Next {
 }
 
 /// Receive phase of `me`. If nothing can be received at once the thread waits and `partner` runs.
+///
+/// The common case is here: from anybody or the thread the message went to, without timeout, and nothing is
+/// there yet.
+#[inline(always)]
 pub fn receive_phase(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Next {
+    if let Next::Thread(p) = partner
+        && p != me
+        && (from == Awaited::ANY.0 || from == p.id.get())
+        && me.timeouts.get() as u16 == 0
+        && me.senders.is_empty()
+        && !me.key().has(Key::INTERRUPT)
+    {
+        me.awaited.set(from);
+        me.set_state(State::Waiting);
+        return partner;
+    }
+    receive_phase_full(cpu, me, from, partner)
+}
+
+/// The receive phase with every case.
+#[inline(never)]
+fn receive_phase_full(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Next {
     if from == 0 {
         me.set_reg(reg::RSI, 0);
         return go_on(cpu, me, partner);

@@ -20,7 +20,7 @@ pub enum Phase {
 }
 
 /// `dest` has received the message of `sender`: results, and it is ready (but not queued).
-#[inline]
+#[inline(always)]
 pub fn received(dest: TcbRef, sender: TcbRef, tag: MsgTag) {
     dest.set_state(State::Ready);
     if dest.key().has(Key::KERNEL_IPC) {
@@ -28,20 +28,26 @@ pub fn received(dest: TcbRef, sender: TcbRef, tag: MsgTag) {
         return;
     }
     let mut flags = tag.with_flags(TagFlags::empty());
-    let mut named = sender;
-    if sender.virtual_sender.get() != 0
-        && let Some(v) = thread::lookup(sender.virtual_sender.get())
-    {
-        named = v;
-        flags = flags.add_flags(TagFlags::PROPAGATED);
-        utcb::set_actual_sender(dest, sender.id.get());
-    }
     if sender.key().cpu() != dest.key().cpu() {
         flags = flags.add_flags(TagFlags::CROSS_CPU);
     }
     dest.set_reg(reg::R9, flags.raw());
-    dest.set_reg(reg::RSI, name_for(named, dest));
+    dest.set_reg(reg::RSI, name_for(sender, dest));
     dest.set_reg(reg::RDI, dest.local_id.get());
+    if sender.virtual_sender.get() != 0 {
+        received_by_propagation(dest, sender);
+    }
+}
+
+/// The message came in another thread's name: `dest` sees that one, and who really sent it.
+#[cold]
+fn received_by_propagation(dest: TcbRef, sender: TcbRef) {
+    if let Some(v) = thread::lookup(sender.virtual_sender.get()) {
+        let flags = MsgTag::from_raw(dest.reg(reg::R9)).add_flags(TagFlags::PROPAGATED);
+        dest.set_reg(reg::R9, flags.raw());
+        dest.set_reg(reg::RSI, name_for(v, dest));
+        utcb::set_actual_sender(dest, sender.id.get());
+    }
 }
 
 /// How `dest` sees `t`: by local id in its own space, else by global id, however anybody named it.

@@ -11,8 +11,9 @@ use l4abi::error::IpcCode;
 use l4abi::item::ItemHead;
 use l4abi::tag::{MAX_WORDS, MsgTag};
 
+use crate::ipc::kernel_msg::{self, KernelIpc};
+use crate::ipc::result;
 use crate::ipc::strings::{self, Copy};
-use crate::ipc::{kernel_msg, result};
 use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
 use crate::space::mapping;
@@ -89,23 +90,33 @@ pub fn word(t: TcbRef, i: usize) -> u64 {
 
 /// Copies all words of the message, typed items included, verbatim. A receiver in a kernel-made IPC keeps its
 /// message registers.
-#[inline]
+#[inline(always)]
 pub fn words(sender: TcbRef, dest: TcbRef, tag: MsgTag) {
-    if dest.key().has(Key::KERNEL_IPC) {
+    if (dest.key.get() | sender.key.get()) & Key::KERNEL_IPC != 0 {
+        kernel_words(sender, dest, tag);
         return;
     }
     let count = tag.untyped() + tag.typed();
-    if sender.key().has(Key::KERNEL_IPC) {
-        for i in 1..=count {
-            set_word(dest, i, kernel_msg::word(sender, i));
-        }
-        return;
-    }
     for slot in reg::RAX..=reg::R15 {
         dest.set_reg(slot, sender.reg(slot));
     }
     if count > 7 {
         utcb::copy_mrs(sender, dest, 8, count);
+    }
+}
+
+/// The words of a kernel message; nothing if the receiver itself waits for the answer to one.
+#[inline(never)]
+fn kernel_words(sender: TcbRef, dest: TcbRef, tag: MsgTag) {
+    if dest.key().has(Key::KERNEL_IPC) {
+        return;
+    }
+    if let KernelIpc::Exception(..) = sender.kernel_ipc.get() {
+        kernel_msg::exception_words(sender, dest);
+        return;
+    }
+    for i in 1..=tag.words() {
+        set_word(dest, i, kernel_msg::word(sender, i));
     }
 }
 
@@ -115,6 +126,7 @@ fn set_word(t: TcbRef, i: usize, value: u64) {
 }
 
 /// Moves a message with typed items.
+#[inline(never)]
 pub fn begin(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome {
     let (untyped, typed) = (tag.untyped(), tag.typed());
     if untyped + typed > MAX_WORDS {
@@ -160,11 +172,8 @@ fn items(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome {
     let mut at = next_item(dest).get();
     while at <= end {
         let (outcome, length) = match ItemHead::parse(word(sender, at)) {
-            Ok(ItemHead::Map { .. }) if at < end => {
-                (mapping::item(cpu, sender, dest, at, false), 2)
-            }
-            Ok(ItemHead::Grant { .. }) if at < end => {
-                (mapping::item(cpu, sender, dest, at, true), 2)
+            Ok(ItemHead::Map { .. } | ItemHead::Grant { .. }) if at < end => {
+                mapping::items(cpu, sender, dest, at, end)
             }
             Ok(ItemHead::String(_)) => strings::item(cpu, sender, dest, at, end),
             _ => (Item::Failed(IpcCode::Overflow, IpcCode::Overflow), 0),

@@ -8,6 +8,7 @@ use kcore::types::{NodeId, PhysAddr, PhysRange};
 use spin::{Mutex, MutexGuard, Once};
 
 use crate::machine::Machine;
+use crate::sched::this_cpu;
 
 /// The page that is kept because of the firmware's interrupt table.
 pub const FIRST_PAGE_END: PhysAddr = PhysAddr::new(PAGE_SIZE);
@@ -28,13 +29,29 @@ static RUNS: Mutex<Table> = Mutex::new(Table::new(NOTHING));
 static TABLE: Once<&'static [FrameInfo]> = Once::new();
 
 /// What the frame at `frame` is, and the run around it that is alike.
+#[inline]
 pub fn info(frame: PhysAddr) -> FrameInfo {
+    let last = &this_cpu().last_run;
+    if let Some(run) = last.get()
+        && run.range.contains(frame)
+    {
+        return *run;
+    }
+    search(frame)
+}
+
+/// The run by binary search, remembered by this CPU.
+#[inline(never)]
+fn search(frame: PhysAddr) -> FrameInfo {
     let beyond =
         FrameInfo { range: PhysRange::new(PHYS_LIMIT, PhysAddr::new(u64::MAX)), ..NOTHING };
-    let Some(table) = TABLE.get() else { return beyond };
+    let Some(&table) = TABLE.get() else { return beyond };
     let after = table.partition_point(|run| run.range.start <= frame);
     match after.checked_sub(1).and_then(|i| table.get(i)) {
-        Some(run) if run.range.contains(frame) => *run,
+        Some(run) if run.range.contains(frame) => {
+            this_cpu().last_run.set(Some(run));
+            *run
+        }
         _ => beyond,
     }
 }

@@ -90,7 +90,7 @@ pub fn clear_wakeup(cpu: &PerCpu, t: TcbRef) {
 
 /// The end of every path: settles who runs, does its pending kernel work, makes it current. Returns the
 /// thread whose registers are to be loaded.
-#[inline]
+#[inline(always)]
 pub fn leave(cpu: &PerCpu, mut next: Next) -> TcbRef {
     loop {
         crate::cross::poll(cpu);
@@ -148,7 +148,7 @@ fn pick(cpu: &PerCpu) -> TcbRef {
 }
 
 /// Makes `t` the running thread. The thread that ran before is put back into the queue if it can run.
-#[inline]
+#[inline(always)]
 fn activate(cpu: &PerCpu, t: TcbRef) {
     let before = cpu.current.get();
     if before == t {

@@ -5,6 +5,7 @@ use core::cell::Cell;
 use core::mem::offset_of;
 
 use kcore::ipc::{Key, State};
+use kcore::mapdb::FrameInfo;
 use kcore::sched::{RunQueue, WakeQueue};
 use kcore::types::{NodeId, PhysAddr};
 
@@ -48,6 +49,10 @@ pub struct PerCpu {
     pub io_bitmap: Cell<u64>,
     /// The page that denies every port, once known.
     pub no_ports: Cell<u64>,
+    /// The run of frames that was asked for last.
+    pub last_run: Cell<Option<&'static FrameInfo>>,
+    /// A frame whose mapping lock was needed last.
+    pub map_hint: Cell<u64>,
     /// Kernel address of the page table of the CPU-local window, once known.
     pub window_table: Cell<u64>,
     number: u16,
@@ -79,6 +84,8 @@ impl PerCpu {
             fpu_owner: Cell::new(None),
             io_bitmap: Cell::new(0),
             no_ports: Cell::new(0),
+            last_run: Cell::new(None),
+            map_hint: Cell::new(0),
             window_table: Cell::new(0),
             number: identity.id.get(),
             node: identity.node,

@@ -5,7 +5,8 @@ use kcore::layout::PAGE_SIZE;
 use kcore::mapdb::{DeleteOp, FlushSet, MapOp, Progress, Session, SpaceRef as DbSpace};
 use kcore::types::PhysAddr;
 use l4abi::error::IpcCode;
-use l4abi::fpage::{Fpage, FpageKind, plan_map};
+use l4abi::fpage::{Fpage, FpageKind, Region, plan_map};
+use l4abi::item::ItemHead;
 
 use crate::cross::shootdown;
 use crate::ipc::kernel_msg;
@@ -31,38 +32,107 @@ fn in_steps(mut step: impl FnMut(&mut Session<'_, Kernel>, &mut i32) -> Progress
     }
 }
 
-/// The map or grant item at MR `at` of `sender`, for `dest`.
-pub fn item(_cpu: &PerCpu, sender: TcbRef, dest: TcbRef, at: usize, grant: bool) -> Item {
-    let acceptor = kernel_msg::acceptor(dest);
-    let base = transfer::word(sender, at) & !0x3FF;
-    let fpage = Fpage::from_raw(transfer::word(sender, at + 1));
-    let (Some(from), Some(to)) = (sender.space.get(), dest.space.get()) else { return Item::Done };
-    let send = match fpage.kind() {
-        FpageKind::Io(_) => {
-            io::map(from, to, fpage, grant);
-            return Item::Done;
+/// The run of map and grant items that begins at MR `first` of `sender`, for `dest`; the typed part ends with MR
+/// `end`. Answers how it went and how many words the run has.
+///
+/// All items of a run are one stay in the database, flushed once: the tables and locks at hand serve the next page.
+pub fn items(
+    cpu: &PerCpu,
+    sender: TcbRef,
+    dest: TcbRef,
+    first: usize,
+    end: usize,
+) -> (Item, usize) {
+    let (Some(from), Some(to)) = (sender.space.get(), dest.space.get()) else {
+        return (Item::Done, end + 1 - first);
+    };
+    let parties = Parties { sender, from, to, window: kernel_msg::acceptor(dest).window_region() };
+    let mut flush = FlushSet::new();
+    let mut session = Session::new(&Kernel, &mut flush);
+    session.guess(PhysAddr::new(cpu.map_hint.get()));
+    let mut at = first;
+    let mut budget = STEP;
+    let outcome = loop {
+        let mut op = match parties.item(at, end) {
+            Next::None => break Item::Done,
+            Next::Skip => {
+                at += ITEM_WORDS;
+                continue;
+            }
+            Next::Overflow => break Item::Failed(IpcCode::Overflow, IpcCode::Overflow),
+            Next::Map(op) => op,
+        };
+        // Out of memory ends the item where it stands, as if the rest had not been mapped in the sender: the
+        // receiver faults again and its pager sees that nothing helps.
+        while op.step(&mut session, &mut budget) == Ok(Progress::More) {
+            drop(session);
+            shootdown::flush(&mut flush);
+            session = Session::new(&Kernel, &mut flush);
+            budget = STEP;
         }
-        _ => fpage.memory_region(),
+        at += ITEM_WORDS;
     };
-    let Some(window) = acceptor.window_region() else {
-        return Item::Failed(IpcCode::Overflow, IpcCode::Overflow);
-    };
-    let Some(send) = send else { return Item::Done };
-    let plan = plan_map(send, window, base);
-    let source = if space::is_sigma0(sender) { DbSpace::PHYSICAL } else { name(from) };
-    let len = 1u64.checked_shl(u32::from(plan.source.size_log2())).unwrap_or(0);
-    let mut op = MapOp::new(
-        &Kernel,
-        (source, plan.source.base()),
-        (name(to), plan.target.base()),
-        len,
-        fpage.rights().bits(),
-        grant,
-    );
-    // Out of memory ends the item where it stands, as if the rest had not been mapped in the sender: the
-    // receiver faults again and its pager sees that nothing helps.
-    in_steps(|s, budget| op.step(s, budget).unwrap_or(Progress::Done));
-    Item::Done
+    cpu.map_hint.set(session.hint().as_u64());
+    drop(session);
+    shootdown::flush(&mut flush);
+    (outcome, at - first)
+}
+
+/// Words of a map or grant item.
+const ITEM_WORDS: usize = 2;
+
+/// Who maps to whom, and the receiver's window.
+struct Parties {
+    sender: TcbRef,
+    from: SpaceRef,
+    to: SpaceRef,
+    window: Option<Region>,
+}
+
+/// What comes next in a run of map items.
+enum Next {
+    /// Something else, or nothing.
+    None,
+    /// An item that is done.
+    Skip,
+    /// The receiver takes no mappings.
+    Overflow,
+    /// A mapping.
+    Map(MapOp),
+}
+
+impl Parties {
+    /// The item at MR `at`.
+    #[inline(always)]
+    fn item(&self, at: usize, end: usize) -> Next {
+        if at >= end {
+            return Next::None;
+        }
+        let head = transfer::word(self.sender, at);
+        let grant = match ItemHead::parse(head) {
+            Ok(ItemHead::Map { .. }) => false,
+            Ok(ItemHead::Grant { .. }) => true,
+            _ => return Next::None,
+        };
+        let fpage = Fpage::from_raw(transfer::word(self.sender, at + 1));
+        if let FpageKind::Io(_) = fpage.kind() {
+            io::map(self.from, self.to, fpage, grant);
+            return Next::Skip;
+        }
+        let Some(window) = self.window else { return Next::Overflow };
+        let Some(send) = fpage.memory_region() else { return Next::Skip };
+        let plan = plan_map(send, window, head & !0x3FF);
+        let source = if self.from.is_sigma0() { DbSpace::PHYSICAL } else { name(self.from) };
+        let len = 1u64.checked_shl(u32::from(plan.source.size_log2())).unwrap_or(0);
+        Next::Map(MapOp::new(
+            &Kernel,
+            (source, plan.source.base()),
+            (name(self.to), plan.target.base()),
+            len,
+            fpage.rights().bits(),
+            grant,
+        ))
+    }
 }
 
 /// A page fault of sigma0: maps the page of physical memory at the same address. False if there is no such

@@ -3,9 +3,8 @@
 //! The call's progress lies in the caller's message registers: fpages that are done have been replaced by their
 //! status. So after every fpage the call can be left for an interrupt and be resumed.
 
-use core::ops::ControlFlow;
-
 use kcore::mapdb::{FlushSet, Progress, Session, SpaceRef as DbSpace, UnmapOp};
+use kcore::types::PhysAddr;
 use l4abi::control::UnmapControl;
 use l4abi::fpage::{Fpage, FpageKind, Rights};
 
@@ -13,47 +12,46 @@ use crate::cross::shootdown;
 use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
 use crate::space::env::{Kernel, name};
-use crate::space::{self, io};
+use crate::space::io;
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::utcb;
 
 /// Entries and nodes per step.
 const STEP: i32 = 256;
 
-/// The system call.
-pub fn syscall(_cpu: &PerCpu, me: TcbRef) -> Next {
+/// The system call. All its fpages are one stay in the database, flushed once.
+pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     let control = UnmapControl::parse(me.reg(reg::RDX));
+    let Some(own) = me.space.get() else { return Next::Schedule };
+    let source = if own.is_sigma0() { DbSpace::PHYSICAL } else { name(own) };
     let mut flush = FlushSet::new();
+    let mut session = Session::new(&Kernel, &mut flush);
+    session.guess(PhysAddr::new(cpu.map_hint.get()));
+    let mut budget = STEP;
     for i in 0..control.count {
         let fpage = Fpage::from_raw(mr(me, i));
-        if let ControlFlow::Continue(status) = unmap(me, fpage, control.flush, &mut flush) {
-            set_mr(me, i, fpage.with_rights(Rights::from_bits_truncate(status)).raw());
+        let mut status = 0;
+        if let FpageKind::Io(_) = fpage.kind() {
+            io::unmap(own, fpage, control.flush);
+        } else if let Some(region) = fpage.memory_region() {
+            let len = 1u64.checked_shl(u32::from(region.size_log2())).unwrap_or(0);
+            let rights = fpage.rights().bits();
+            let mut op = UnmapOp::new(source, region.base(), len, rights, control.flush);
+            while op.step(&mut session, &mut budget) == Progress::More {
+                drop(session);
+                shootdown::flush(&mut flush);
+                session = Session::new(&Kernel, &mut flush);
+                budget = STEP;
+            }
+            status = op.status();
         }
+        set_mr(me, i, fpage.with_rights(Rights::from_bits_truncate(status)).raw());
     }
+    cpu.map_hint.set(session.hint().as_u64());
+    drop(session);
     shootdown::flush(&mut flush);
     me.set_reg(reg::RDI, me.local_id.get());
     Next::Thread(me)
-}
-
-/// One fpage; answers the status bits, or breaks if there is nothing to say.
-fn unmap(me: TcbRef, fpage: Fpage, flush_own: bool, flush: &mut FlushSet) -> ControlFlow<(), u8> {
-    let Some(own) = me.space.get() else { return ControlFlow::Break(()) };
-    if let FpageKind::Io(_) = fpage.kind() {
-        io::unmap(own, fpage, flush_own);
-        return ControlFlow::Continue(0);
-    }
-    let Some(region) = fpage.memory_region() else { return ControlFlow::Continue(0) };
-    let source = if space::is_sigma0(me) { DbSpace::PHYSICAL } else { name(own) };
-    let len = 1u64.checked_shl(u32::from(region.size_log2())).unwrap_or(0);
-    let mut op = UnmapOp::new(source, region.base(), len, fpage.rights().bits(), flush_own);
-    loop {
-        let mut budget = STEP;
-        let progress = op.step(&mut Session::new(&Kernel, flush), &mut budget);
-        if progress == Progress::Done {
-            return ControlFlow::Continue(op.status());
-        }
-        shootdown::flush(flush);
-    }
 }
 
 fn mr(t: TcbRef, i: usize) -> u64 {

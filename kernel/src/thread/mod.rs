@@ -18,7 +18,7 @@ use crate::thread::tcb::TcbRef;
 pub use table::slot;
 
 /// The thread with global id `id`, if there is one.
-#[inline]
+#[inline(always)]
 pub fn lookup(id: u64) -> Option<TcbRef> {
     let t = slot(ThreadId::from_raw(id).number().0);
     if t.id.get() == id && id != 0 {
@@ -36,13 +36,14 @@ fn lookup_again(t: TcbRef, id: u64) -> Option<TcbRef> {
 }
 
 /// The thread that `me` names by a global or local id.
-#[inline]
+#[inline(always)]
 pub fn resolve(me: TcbRef, id: u64) -> Option<TcbRef> {
     if ThreadId::from_raw(id).is_local() { resolve_local(me, id) } else { lookup(id) }
 }
 
 /// The thread of the own space whose UTCB `local` names. The UTCB is the user's to write: what it says is a
 /// hint that the TCB confirms.
+#[inline(never)]
 fn resolve_local(me: TcbRef, local: u64) -> Option<TcbRef> {
     let space = me.space.get()?;
     let hint = utcb::global_id_hint(space, local)?;
@@ -51,12 +52,17 @@ fn resolve_local(me: TcbRef, local: u64) -> Option<TcbRef> {
 
 /// The redirector that takes what `me` sends to `dest`, if the space of `me` has one (reference 5.5): messages
 /// inside the space and to the redirector's own space go straight.
+#[inline(always)]
 pub fn redirect(me: TcbRef, dest: TcbRef) -> Option<TcbRef> {
-    let space = me.space.get()?;
-    let redirector = match space.redirector() {
-        0 => return None,
-        id => lookup(id)?,
-    };
+    match me.space.get()?.redirector() {
+        0 => None,
+        id => redirect_to(me, dest, id),
+    }
+}
+
+#[cold]
+fn redirect_to(me: TcbRef, dest: TcbRef, redirector: u64) -> Option<TcbRef> {
+    let redirector = lookup(redirector)?;
     (dest.space.get() != me.space.get() && dest.space.get() != redirector.space.get())
         .then_some(redirector)
 }

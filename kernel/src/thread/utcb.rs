@@ -46,6 +46,13 @@ pub fn set_mr(t: TcbRef, i: usize, value: u64) {
     set(t, (i & 63) as isize, value);
 }
 
+/// All message registers of `t`; those in registers are stale.
+pub fn mrs(t: TcbRef) -> Option<&'static [AtomicU64; 64]> {
+    let mr0 = core::ptr::from_ref(at(t, 0)?);
+    // SAFETY: the second half of a UTCB block is its 64 message registers (see `at`).
+    Some(unsafe { &*mr0.cast() })
+}
+
 /// Copies MR `from`..=`to` of one thread to another.
 #[inline]
 pub fn copy_mrs(sender: TcbRef, dest: TcbRef, from: usize, to: usize) {
