@@ -192,6 +192,24 @@ pub struct SimArgs {
     pub timeout: u64,
 }
 
+impl SimArgs {
+    /// Counting only, of program `name` on `machine`.
+    pub fn counting(name: &str, machine: &str, append: &str) -> Self {
+        SimArgs {
+            name: name.into(),
+            machine: machine.into(),
+            caches: SimCaches::Ideal,
+            json: None,
+            append: append.into(),
+            remote: false,
+            demand_local: None,
+            console: false,
+            quantum: None,
+            timeout: 600,
+        }
+    }
+}
+
 /// Whose accesses are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Whose {

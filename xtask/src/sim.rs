@@ -33,8 +33,8 @@ use std::{
 /// Emulator versions that were tried (`major.minor`). The plugin uses symbols without a stable interface.
 const TRIED: [&str; 1] = ["7.2"];
 
-/// `cargo xtask sim`.
-pub fn command(args: &SimArgs) -> Result<u8> {
+/// Refuses an emulator whose insides the plugin does not know.
+fn ensure_tried() -> Result<()> {
     doctor::ensure_emulator(false)?;
     let version = qemu::version()?;
     let number = version.trim_start_matches("qemu ");
@@ -43,6 +43,26 @@ pub fn command(args: &SimArgs) -> Result<u8> {
         "{version} was not tried with the placement instrument; it works with {}",
         TRIED.join(", ")
     );
+    Ok(())
+}
+
+/// Runs one guest in the instrument and gives the plugin's lines, for other commands.
+pub fn measure(args: &SimArgs) -> Result<Vec<Map<String, Value>>> {
+    ensure_tried()?;
+    let plugin = build_plugin()?;
+    let machine = Machine::load(&args.machine)?;
+    let programs = guest::build(Profile::Release)?;
+    let media = media(args, &programs)?;
+    let kernel = guest::kernel(&programs)?;
+    let job = Job { plugin: &plugin, machine: &machine, media: &media, kernel: &kernel.full, args };
+    let results = job.run()?;
+    ensure!(results.outcome.end == End::Success, "{}: {}", args.name, results.outcome.end);
+    Ok(results.lines)
+}
+
+/// `cargo xtask sim`.
+pub fn command(args: &SimArgs) -> Result<u8> {
+    ensure_tried()?;
     if args.name == "selftest" {
         return selftest::command(args);
     }
