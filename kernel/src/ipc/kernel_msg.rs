@@ -38,6 +38,8 @@ pub enum KernelIpc {
     Exception(u8, u64),
     /// The total quantum is used up: clock.
     Preemption(u64),
+    /// A delayed preemption overran its time: clock.
+    PreemptionFault(u64),
 }
 
 impl KernelIpc {
@@ -58,7 +60,7 @@ impl fmt::Display for KernelIpc {
             }
             Self::IoFault(ports, _) => write!(f, "access to ports {:#x}", ports.raw()),
             Self::Exception(vector, error) => write!(f, "exception {vector} (error {error:#x})"),
-            Self::Preemption(_) => f.write_str("preemption"),
+            Self::Preemption(_) | Self::PreemptionFault(_) => f.write_str("preemption"),
         }
     }
 }
@@ -208,7 +210,7 @@ pub fn tag(t: TcbRef) -> MsgTag {
         }
         KernelIpc::IoFault(..) => proto::Protocol::IoFault.tag(6, 2),
         KernelIpc::Exception(..) => proto::EXCEPTION_TAG,
-        KernelIpc::Preemption(_) => proto::PREEMPTION_TAG,
+        KernelIpc::Preemption(_) | KernelIpc::PreemptionFault(_) => proto::PREEMPTION_TAG,
     }
 }
 
@@ -221,7 +223,7 @@ pub fn word(t: TcbRef, i: usize) -> u64 {
         (KernelIpc::Exception(..), 1..=18) => t.reg(EXCEPTION_REGS[i - 1]),
         (KernelIpc::Exception(vector, _), 19) => u64::from(vector),
         (KernelIpc::Exception(_, error), 20) => error,
-        (KernelIpc::Preemption(clock), 1) => clock,
+        (KernelIpc::Preemption(clock) | KernelIpc::PreemptionFault(clock), 1) => clock,
         _ => 0,
     }
 }
@@ -249,6 +251,9 @@ pub fn acceptor(t: TcbRef) -> Acceptor {
         KernelIpc::None => Acceptor::from_raw(utcb::buffer(t, 0)),
         // The answer may map into the whole space (reference 6.1).
         KernelIpc::PageFault(..) | KernelIpc::IoFault(..) => Acceptor::COMPLETE,
-        KernelIpc::Startup | KernelIpc::Exception(..) | KernelIpc::Preemption(_) => Acceptor::NONE,
+        KernelIpc::Startup
+        | KernelIpc::Exception(..)
+        | KernelIpc::Preemption(_)
+        | KernelIpc::PreemptionFault(_) => Acceptor::NONE,
     }
 }

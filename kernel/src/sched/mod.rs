@@ -8,6 +8,7 @@
 //! A direct switch by IPC or ThreadSwitch keeps the running slice: the partner runs on donated time.
 
 pub mod percpu;
+pub mod preempt;
 pub mod work;
 
 use kcore::ipc::{Key, State};
@@ -99,12 +100,17 @@ pub fn leave(cpu: &PerCpu, mut next: Next) -> TcbRef {
             Next::Thread(t) => contend(cpu, t),
             Next::Schedule => pick(cpu),
         };
-        if !t.key().has(Key::WORK | Key::HALTED) {
-            activate(cpu, t);
+        activate(cpu, t);
+        if !t.key().has(Key::WORK | Key::HALTED | Key::SCHED) {
             return t;
         }
-        activate(cpu, t);
-        next = work::run(cpu, t);
+        next = if t.key().has(Key::WORK | Key::HALTED) {
+            work::run(cpu, t)
+        } else if let Some(other) = preempt::check(cpu, t) {
+            other
+        } else {
+            return t;
+        };
     }
 }
 
@@ -117,6 +123,9 @@ fn contend(cpu: &PerCpu, t: TcbRef) -> TcbRef {
     }
     match cpu.ready.pick(|q| q.is_runnable()) {
         Some((_, priority)) if priority > t.priority.get() => {
+            if preempt::delays(cpu, t, priority) {
+                return t;
+            }
             suspend_slice(cpu, t);
             cpu.ready.enqueue_first(t, t.priority.get());
             pick(cpu)
@@ -166,10 +175,30 @@ fn activate(cpu: &PerCpu, t: TcbRef) {
         cpu.root.set(root);
         cpulocal::load_root(root);
     }
+    if before.key().has(Key::LOADED | Key::SCHED) {
+        left(cpu, before);
+    }
+    settle_expected(cpu, t);
+    if t.key().has(Key::SCHED) {
+        preempt::enter(cpu, t);
+    }
+}
+
+/// What a thread that was special while it ran leaves to be done.
+#[cold]
+fn left(cpu: &PerCpu, before: TcbRef) {
+    if before.key().has(Key::SCHED) {
+        preempt::leave(cpu, before);
+    }
     if before.key().has(Key::LOADED) {
         crate::thread::fpu::on_leave(before);
         crate::space::io::withdraw_cpu(cpu);
     }
+}
+
+/// Lets the fast path into or keeps it out of the running thread `t`.
+#[inline(always)]
+pub fn settle_expected(cpu: &PerCpu, t: TcbRef) {
     let special = t.key().has(Key::LOADED | Key::SCHED | Key::REDIRECTED | Key::INTERRUPT);
     let expected = if special { Key::NEVER } else { Key::new(State::Waiting, t.key().cpu()) };
     cpu.expected_key.set(expected.0);
@@ -199,10 +228,24 @@ fn suspend_slice(cpu: &PerCpu, t: TcbRef) {
 pub fn yield_slice(cpu: &PerCpu, t: TcbRef) -> Next {
     t.slice_left_us.set(t.slice_us.get());
     cpu.slice_end_us.set(NEVER_US);
+    if t.key().has(Key::SCHED) {
+        preempt::end_delay(cpu, t);
+    }
     if t.is_runnable() {
+        // It may be queued since it last blocked: to the end all the same.
+        cpu.ready.dequeue(t, t.priority.get());
         cpu.ready.enqueue(t, t.priority.get());
     }
     Next::Schedule
+}
+
+/// `t` has a new slice length, µs; 0 = endless. The present slice begins anew.
+pub fn set_slice(cpu: &PerCpu, t: TcbRef, us: u64) {
+    t.slice_us.set(us);
+    t.slice_left_us.set(us);
+    if t == cpu.current.get() {
+        begin_slice(cpu, t);
+    }
 }
 
 /// The timer fired: wake-ups that are due, the end of the slice.
@@ -216,8 +259,10 @@ pub fn on_timer(cpu: &PerCpu) -> Next {
     let current = cpu.current.get();
     let next = if current == cpu.idle.get() {
         Next::Schedule
+    } else if let Some(next) = preempt::overrun(cpu, current, now) {
+        next
     } else if now >= cpu.slice_end_us.get() {
-        yield_slice(cpu, current)
+        slice_over(cpu, current)
     } else {
         Next::Thread(current)
     };
@@ -225,11 +270,20 @@ pub fn on_timer(cpu: &PerCpu) -> Next {
     next
 }
 
+/// The slice of `t`, the running thread, is over; others of its priority are next unless it delays that.
+fn slice_over(cpu: &PerCpu, t: TcbRef) -> Next {
+    if preempt::delays(cpu, t, t.priority.get()) {
+        cpu.slice_end_us.set(cpu.delay_end_us.get());
+        return Next::Thread(t);
+    }
+    yield_slice(cpu, t)
+}
+
 /// Arms the timer for the earliest thing that matters, if it is not armed for that or earlier. A timer that
 /// fires too early is armed anew; that is cheaper than moving it at every switch.
 pub fn arm(cpu: &PerCpu) {
     let wake = cpu.wakeups.earliest().map_or(NEVER_US, |(_, at)| at);
-    let deadline = wake.min(cpu.slice_end_us.get());
+    let deadline = wake.min(cpu.slice_end_us.get()).min(cpu.special_end_us.get());
     if deadline < cpu.armed_us.get() {
         cpu.armed_us.set(deadline);
         time::arm_us(deadline);
@@ -251,19 +305,6 @@ pub fn remaining_slice(cpu: &PerCpu, t: TcbRef) -> u64 {
         return cpu.slice_end_us.get().saturating_sub(time::now_us()).max(1);
     }
     t.slice_left_us.get().max(1)
-}
-
-/// What is left of the total quantum of `t`, µs; 0 = endless.
-pub fn remaining_quantum(_cpu: &PerCpu, t: TcbRef) -> u64 {
-    match t.quantum_left_us.get() {
-        u64::MAX => 0,
-        us => us.max(1),
-    }
-}
-
-/// Sets the total quantum of `t`; `u64::MAX` = endless.
-pub fn set_quantum(_cpu: &PerCpu, t: TcbRef, us: u64) {
-    t.quantum_left_us.set(us);
 }
 
 /// Where every CPU ends up after its start-up: it makes itself ready for threads and runs them for ever. The boot

@@ -55,6 +55,14 @@ pub struct PerCpu {
     pub map_hint: Cell<u64>,
     /// Kernel address of the page table of the CPU-local window, once known.
     pub window_table: Cell<u64>,
+    /// When the running thread was last charged for its total quantum, µs ([`super::preempt`]).
+    pub quantum_start_us: Cell<u64>,
+    /// When the total quantum of the running thread ends, µs; `u64::MAX` = never.
+    pub quantum_end_us: Cell<u64>,
+    /// When the delay of a preemption ends, µs; `u64::MAX` = none under way, 0 = it is used up.
+    pub delay_end_us: Cell<u64>,
+    /// The earlier of the two that lies ahead, for the timer.
+    pub special_end_us: Cell<u64>,
     number: u16,
     node: NodeId,
     kernel_root: PhysAddr,
@@ -87,6 +95,10 @@ impl PerCpu {
             last_run: Cell::new(None),
             map_hint: Cell::new(0),
             window_table: Cell::new(0),
+            quantum_start_us: Cell::new(0),
+            quantum_end_us: Cell::new(u64::MAX),
+            delay_end_us: Cell::new(u64::MAX),
+            special_end_us: Cell::new(u64::MAX),
             number: identity.id.get(),
             node: identity.node,
             kernel_root: identity.kernel_root,

@@ -7,7 +7,7 @@ use l4abi::time::Time;
 
 use crate::cross;
 use crate::sched::percpu::PerCpu;
-use crate::sched::{self, Next};
+use crate::sched::{self, Next, preempt};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, control::is_active};
 
@@ -113,17 +113,19 @@ fn commit(cpu: &PerCpu, me: TcbRef, t: TcbRef, change: &Change) -> Next {
     };
     let old_time = TimeControl {
         timeslice: period(sched::remaining_slice(cpu, t)),
-        quantum: period(sched::remaining_quantum(cpu, t)),
+        quantum: match preempt::remaining(cpu, t) {
+            sched::NEVER_US => Time::NEVER,
+            us => Time::period_us(us),
+        },
     };
     if let Some(p) = change.priority {
         sched::set_priority(cpu, t, p);
     }
     if let Some(us) = change.slice_us {
-        t.slice_us.set(us);
-        t.slice_left_us.set(us);
+        sched::set_slice(cpu, t, us);
     }
     if let Some(us) = change.quantum_us {
-        sched::set_quantum(cpu, t, us);
+        preempt::set_quantum(cpu, t, us);
     }
     if let Some((priority, delay_us)) = change.sensitive {
         t.sensitive.set(priority);

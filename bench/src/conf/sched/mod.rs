@@ -1,5 +1,7 @@
 //! Schedule, ThreadSwitch, priorities, slices and the clock (ref 4.6 to 4.8).
 
+mod preempt;
+
 use crate::harness::puppet::Op;
 use crate::harness::{Ctx, IpcCmd, Place, Puppet, PuppetOptions, Test, TestResult};
 use crate::{check, check_eq, need, tests};
@@ -8,7 +10,7 @@ use libl4::sys::{self, Schedule, SysError};
 use libl4::{CpuId, ErrorCode, ThreadId, Time, kip, thread, time};
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[TESTS];
+pub const GROUPS: &[&[Test]] = &[TESTS, preempt::TESTS];
 
 tests! {
     sch_state_waiting, All, "Schedule reports a waiting thread as waiting";
