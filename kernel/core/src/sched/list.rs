@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 ///
 /// Invariant: `next` and `prev` are both set exactly while the element is on a queue.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Link<H: Copy> {
     next: Cell<Option<H>>,
     prev: Cell<Option<H>>,

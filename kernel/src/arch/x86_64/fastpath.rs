@@ -1,4 +1,5 @@
-//! The short paths behind SYSCALL: IPC in registers (or words only) between threads of this CPU, and the clock.
+//! The short paths behind SYSCALL: IPC in registers (or words only) between threads of this CPU, ThreadSwitch, the
+//! clock.
 //!
 //! A list of checks, then the point of no return, then nothing that can fail: it does exactly what
 //! `ipc::syscall` would do and can be removed without anybody noticing (`fastpath=off`). Everything unusual
@@ -134,7 +135,7 @@ global_asm!(
     # The clock: what `syscall::clock` computes.
     not_ipc:
         cmp rcx, {CLOCK_RETURN}
-        jne syscall_complete
+        jne not_clock
         rdtsc
         shl rdx, 32
         or rax, rdx
@@ -142,6 +143,44 @@ global_asm!(
         mul qword ptr [{US_PER_TICK}]
         shrd rax, rdx, {CLOCK_SHIFT}
         sysretq
+
+    # ThreadSwitch to a ready thread of this CPU, nothing special about either, the caller in the run queue already.
+    # The interface gives up all registers but RSP, so only where the caller goes on is saved.
+    not_clock:
+        cmp rcx, {SWITCH_RETURN}
+        jne syscall_complete
+        mov rcx, rdi
+        shr rcx, {ID_TO_SLOT}
+        and ecx, {SLOT_MASK}
+        cmp [rcx + {SLOT_ID}], rdi
+        jne syscall_complete_switch
+        mov r8, [{EXPECTED_KEY}]
+        sub r8, {WAITING} - {READY}
+        cmp [rcx + {SLOT_KEY}], r8
+        jne syscall_complete_switch
+        mov rbp, [{CURRENT}]
+        cmp qword ptr [rbp + {READY_NEXT}], 0
+        je syscall_complete_switch
+        # ---- point of no return ----
+        mov [rbp + {RSP}], rsp
+        mov [rbp + {RFLAGS}], r11
+        mov qword ptr [rbp + {RIP}], {SWITCH_RETURN}
+        mov qword ptr [rbp + {EXIT}], {EXIT_SYSRET}
+        mov [{CURRENT_ID}], rdi
+        lea rdi, [rcx + {SLOT}]
+        mov [{CURRENT}], rdi
+        mov rax, [rdi + {LOCAL_ID}]
+        mov [{USER_WORD}], rax
+        mov rax, [rdi + {ROOT}]
+        cmp rax, [{LOADED_ROOT}]
+        je exit_to_user
+        mov [{LOADED_ROOT}], rax
+        mov cr3, rax
+        jmp exit_to_user
+
+    syscall_complete_switch:
+        mov rcx, {SWITCH_RETURN}
+        jmp syscall_complete
 
     .align 16
     ipc_words:
@@ -195,6 +234,11 @@ global_asm!(
     LOADED_ROOT = const cpu_field(offset_of!(PerCpu, root)),
     USER_WORD = const (CPU_LOCAL.as_u64() + cpu_local::USER_WORD_ALIAS) as i32,
     IPC_RETURN = const sysret_address(SyscallNo::Ipc) as i32,
+    SWITCH_RETURN = const sysret_address(SyscallNo::ThreadSwitch) as i32,
+    READY_NEXT = const offset_of!(Tcb, ready_link),
+    RIP = const saved(reg::RIP),
+    RFLAGS = const saved(reg::RFLAGS),
+    EXIT_SYSRET = const Exit::Sysret as u64,
     CLOCK_RETURN = const sysret_address(SyscallNo::SystemClock) as i32,
     TSC_ZERO = const cpu_field(offset_of!(PerCpu, tsc_zero)),
     US_PER_TICK = const cpu_field(offset_of!(PerCpu, us_per_tick)),
