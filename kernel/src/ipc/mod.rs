@@ -296,7 +296,12 @@ fn receive_from(cpu: &PerCpu, me: TcbRef, sender: TcbRef, partner: Next) -> Next
             let _ = sent(cpu, sender, Next::Thread(me));
             sender_first(cpu, me, sender)
         }
-        Outcome::Failed => sender_first(cpu, me, sender),
+        Outcome::Failed => {
+            if sender.is_runnable() {
+                sched::enqueue(cpu, sender);
+            }
+            sender_first(cpu, me, sender)
+        }
         Outcome::Parked(next) => next,
     }
 }
