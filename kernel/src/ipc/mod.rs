@@ -29,7 +29,7 @@ use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, utcb};
 
 /// The Ipc system call of `me`, the current thread. What a plain message needs is inlined here.
-#[inline(never)]
+#[inline(always)]
 pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     me.timeouts.set(me.reg(reg::R8));
     let from = me.reg(reg::RDX);
@@ -40,6 +40,12 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
         }
         to => send_phase(cpu, me, to, from),
     }
+}
+
+/// The same, out of line, for a proxy.
+#[inline(never)]
+pub fn by_proxy(cpu: &PerCpu, me: TcbRef) -> Next {
+    syscall(cpu, me)
 }
 
 /// A thread as IPC partners may name it.

@@ -8,7 +8,6 @@ use kcore::layout::STUB_PAGE;
 use l4abi::error::ErrorCode;
 use l4abi::syscall::SyscallNo;
 
-use crate::arch::x86_64::entry;
 use crate::ipc;
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
@@ -28,20 +27,20 @@ pub const fn stub_address(call: SyscallNo) -> u64 {
     STUB_PAGE.as_u64() + stub as u64 * STUB_STRIDE
 }
 
-const IPC_RETURN: u64 = entry::sysret_address(SyscallNo::Ipc);
+/// Entry from assembly for Ipc: its arguments are in the saved registers of `me`.
+pub extern "C" fn ipc_from_user(me: TcbRef) -> TcbRef {
+    let cpu = sched::this_cpu();
+    sched::leave(cpu, ipc::syscall(cpu, me))
+}
 
 /// Entry from assembly: the registers of `me` are saved; `return_address` is where SYSCALL returns to and so
 /// says which stub it was. Answers whose registers to load.
 pub extern "C" fn syscall_from_user(return_address: u64, me: TcbRef) -> TcbRef {
     let cpu = sched::this_cpu();
     let offset = return_address.wrapping_sub(STUB_PAGE.as_u64());
-    let next = if return_address == IPC_RETURN {
-        ipc::syscall(cpu, me)
-    } else {
-        match SyscallNo::ALL.get((offset / STUB_STRIDE) as usize) {
-            Some(&call) => run(cpu, me, call),
-            None => not_a_stub(cpu, me),
-        }
+    let next = match SyscallNo::ALL.get((offset / STUB_STRIDE) as usize) {
+        Some(&call) => run(cpu, me, call),
+        None => not_a_stub(cpu, me),
     };
     sched::leave(cpu, next)
 }
@@ -51,7 +50,7 @@ pub extern "C" fn syscall_from_user(return_address: u64, me: TcbRef) -> TcbRef {
 #[inline(never)]
 pub fn run(cpu: &PerCpu, me: TcbRef, call: SyscallNo) -> Next {
     match call {
-        SyscallNo::Ipc | SyscallNo::Lipc => ipc::syscall(cpu, me),
+        SyscallNo::Ipc | SyscallNo::Lipc => ipc::by_proxy(cpu, me),
         SyscallNo::SystemClock => clock::syscall(me),
         SyscallNo::ThreadSwitch => thread::schedule::thread_switch(cpu, me),
         SyscallNo::Schedule => thread::schedule::schedule(cpu, me),

@@ -69,9 +69,31 @@ global_asm!(
     .global syscall_complete_ipc
     .global syscall_complete
     .align 64
+    # Ipc saves what it needs and no more: where it goes on is known, the rest is lost by the interface.
     syscall_complete_ipc:
-        mov rcx, {IPC_RETURN}
+        mov rbp, [{CURRENT}]
+        mov [rbp + {RSP}], rsp
+        mov [rbp + {R9}], r9
+        mov [rbp + {RAX}], rax
+        mov [rbp + {RBX}], rbx
+        mov [rbp + {R10}], r10
+        mov [rbp + {R12}], r12
+        mov [rbp + {R13}], r13
+        mov [rbp + {R14}], r14
+        mov [rbp + {R15}], r15
+        mov [rbp + {RSI}], rsi
+        mov [rbp + {RDX}], rdx
+        mov [rbp + {R8}], r8
+        mov qword ptr [rbp + {EXIT}], {EXIT_IPC}
+        mov rdi, rbp
+        mov rsp, {STACK_TOP}
+        call {ipc}
+        mov rdi, rax
+        jmp exit_to_user
+
     syscall_complete:
+        cmp rcx, {IPC_RETURN}
+        je syscall_complete_ipc
         mov [{USER_RSP}], rsp
         mov rsp, [{CURRENT}]
         SAVE_TO rsp
@@ -101,7 +123,18 @@ global_asm!(
         mov rdi, [rdi + {RDI}]
         sysretq
     2:
-        LOAD_FROM_RDI
+        mov r9, [rdi + {R9}]
+        mov rax, [rdi + {RAX}]
+        mov rbx, [rdi + {RBX}]
+        mov r10, [rdi + {R10}]
+        mov r12, [rdi + {R12}]
+        mov r13, [rdi + {R13}]
+        mov r14, [rdi + {R14}]
+        mov r15, [rdi + {R15}]
+        mov rsi, [rdi + {RSI}]
+        xor edx, edx
+        xor r8d, r8d
+        xor ebp, ebp
         mov rcx, {IPC_RETURN}
         mov r11d, {PLAIN_FLAGS}
         mov rsp, [rdi + {RSP}]
@@ -165,6 +198,7 @@ global_asm!(
     RFLAGS = const saved(reg::RFLAGS),
     RSP = const saved(reg::RSP),
     EXIT = const offset_of!(Tcb, exit),
+    EXIT_IPC = const Exit::Ipc as u64,
     EXIT_SYSRET = const Exit::Sysret as u64,
     EXIT_IRET = const Exit::Iret as u64,
     IPC_RETURN = const sysret_address(SyscallNo::Ipc) as i32,
@@ -175,6 +209,7 @@ global_asm!(
     USER_CS = const gdt::USER_CODE,
     USER_SS = const gdt::USER_DATA,
     syscall = sym crate::syscall::syscall_from_user,
+    ipc = sym crate::syscall::ipc_from_user,
     trap_from_user = sym crate::trap::trap_from_user,
 );
 
