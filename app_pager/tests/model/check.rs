@@ -61,8 +61,13 @@ impl World {
         for pager in &self.pagers {
             known.extend(pager.local_frames());
         }
-        for slot in self.slots.values() {
+        for (&(node, _), slot) in &self.slots {
             let app_pager::store::Slot::Here(directory) = slot else { continue };
+            let members = &directory.members;
+            let left = members.visited.contains(node) && !members.active().contains(node);
+            if left && !self.hw.single_space {
+                return Err("the directory stayed where the task left");
+            }
             if directory.members.holder.is_some() || !directory.members.waiters.is_empty() {
                 return Err("the membership is held for ever");
             }
