@@ -3,6 +3,7 @@
 //! See docs/design/mapping.md.
 
 mod env;
+mod fast;
 mod flush;
 mod grant;
 mod map;

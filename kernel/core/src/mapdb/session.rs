@@ -49,7 +49,7 @@ pub struct Leaf {
 
 impl Leaf {
     #[inline(always)]
-    fn slot<E: Env>(&self, env: &E, space: SpaceRef, va: u64) -> Option<Slot> {
+    pub(super) fn slot<E: Env>(&self, env: &E, space: SpaceRef, va: u64) -> Option<Slot> {
         if self.region != va >> 21 || self.space != space {
             return None;
         }
@@ -164,14 +164,17 @@ impl<'a, E: Env> Session<'a, E> {
         self.space = space;
     }
 
+    /// Whether the mapping lock held is the one for `frame`.
+    #[inline(always)]
+    pub(super) fn guards(&self, frame: u64) -> bool {
+        frame.wrapping_sub(self.tree_start) < self.tree_len
+    }
+
     /// Holds the mapping lock for `frame`. False if another lock had to be given up for it: then
     /// whatever was read before must be read again.
     #[inline(always)]
     pub(super) fn hold_tree(&mut self, frame: u64) -> bool {
-        if frame.wrapping_sub(self.tree_start) < self.tree_len {
-            return true;
-        }
-        self.switch_tree(frame)
+        self.guards(frame) || self.switch_tree(frame)
     }
 
     #[inline(never)]
@@ -191,19 +194,26 @@ impl<'a, E: Env> Session<'a, E> {
     /// Walks down to the entry of `va`, at most to a table of level `stop`. The space's lock is
     /// held.
     pub(super) fn find(&self, space: SpaceRef, va: u64, stop: u8) -> Slot {
-        let mut table = self.env.top(space);
-        let mut used = used_of_top(table);
-        let mut level = 4;
-        loop {
-            let at = table | (va >> (pte::bits(level) - 3) & 0xFF8);
-            let entry = self.env.read(at);
-            if level == stop || entry & pte::P == 0 || (level < 4 && entry & pte::PS != 0) {
-                return Slot { at, level, entry, used };
-            }
-            used = at + SHADOW;
-            table = entry & pte::ADDRESS;
-            level -= 1;
+        let top = self.env.top(space);
+        let mut used = used_of_top(top);
+        let mut table = top;
+        macro_rules! step {
+            ($level:literal) => {
+                let at = table | (va >> (pte::bits($level) - 3) & 0xFF8);
+                let entry = self.env.read(at);
+                let end = entry & pte::P == 0 || ($level < 4 && entry & pte::PS != 0);
+                if end || $level == stop {
+                    return Slot { at, level: $level, entry, used };
+                }
+                used = at + SHADOW;
+                table = entry & pte::ADDRESS;
+            };
         }
+        step!(4);
+        step!(3);
+        step!(2);
+        let at = table | (va >> 9 & 0xFF8);
+        Slot { at, level: 1, entry: self.env.read(at), used }
     }
 
     /// The entry of `va` in a leaf table or above; by the table at hand if it is the right one.

@@ -2,6 +2,7 @@
 
 mod check;
 mod model;
+mod paths;
 mod random;
 mod sim;
 mod stress;

@@ -114,11 +114,13 @@ pub fn delete(sim: &Sim, space: SpaceRef) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow there")]
 fn interleaved_operations_of_all_sizes() {
     interleave(LARGE, 0x99, scaled(60_000), false);
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow there")]
 fn interleaved_operations_without_memory() {
     interleave(LARGE, 0x1F, scaled(40_000), true);
 }
@@ -199,6 +201,7 @@ fn thousands_of_mappings_of_one_frame_go_in_bounded_steps() {
 /// While A's unmap is under way in small steps, everybody who has the page passes it on, grants it
 /// and unmaps it. When it returns, nobody but A has it.
 #[test]
+#[cfg_attr(miri, ignore = "too slow there")]
 fn an_unmap_keeps_its_promise_whatever_happens_meanwhile() {
     let mut rng = Rng(77);
     for round in 0..if cfg!(miri) { 3 } else { 300 } {
@@ -300,6 +303,7 @@ fn status_is_kept_for_mappers_higher_up() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow there")]
 fn large_fpages_use_large_pages_inside_one_node() {
     let sim = Sim::new(LARGE, 5);
     map(&sim, (ROOT, 0), (A, 0), 1 << 32, 7, false);
@@ -324,6 +328,7 @@ fn large_fpages_use_large_pages_inside_one_node() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too slow there")]
 fn kernel_areas_are_left_out() {
     let sim = Sim::new(LARGE, 5);
     map(&sim, (ROOT, 2048 << 20), (A, 0), 1 << 30, 7, false);
