@@ -51,6 +51,12 @@ pub trait Env {
     fn alloc_node(&self, home: NodeId) -> Option<u64>;
     /// Returns a mapping node to the pool it came from.
     fn free_node(&self, at: u64);
+    /// The same for a node that is known to have come from the pool of `home`.
+    #[inline(always)]
+    fn free_node_at(&self, at: u64, home: NodeId) {
+        let _ = home;
+        self.free_node(at);
+    }
     /// A page table with its shadow: two pages, aligned to two pages. The first page is zero, the
     /// second arbitrary.
     fn alloc_table(&self, home: NodeId) -> Option<u64>;

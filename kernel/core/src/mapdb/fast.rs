@@ -152,11 +152,16 @@ impl<E: Env> Session<'_, E> {
     fn drop_page(&mut self, page: u64, info: u64) -> u8 {
         let env = self.env;
         let entry = env.swap(env.read(page + WHERE), 0);
+        let space = SpaceRef(env.read(page + SPACE));
         if entry & pte::A != 0 {
-            self.flush.add(SpaceRef(env.read(page + SPACE)), node::va(info), 4096);
+            self.flush.add(space, node::va(info), 4096);
         }
         node::unlink(env, page, info, pte::frame(entry, 1));
-        env.free_node(page);
+        if info & node::ABROAD == 0 {
+            env.free_node_at(page, env.home(space));
+        } else {
+            env.free_node(page);
+        }
         pte::status(entry)
     }
 

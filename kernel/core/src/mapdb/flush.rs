@@ -9,7 +9,7 @@ use super::env::{Env, SpaceRef};
 use super::pte;
 
 /// Ranges a [`FlushSet`] can tell apart before it becomes coarser.
-pub const RANGES: usize = 12;
+pub const RANGES: usize = 6;
 
 /// Pages of one space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

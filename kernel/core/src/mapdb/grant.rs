@@ -38,7 +38,10 @@ impl MapOp {
                 node::replace(env, from.node, moved, fresh);
                 env.free_node(from.node);
             } else {
-                let kept = info & !(0xFFFF_FFFF_F000 | node::LEVEL);
+                let mut kept = info & !(0xFFFF_FFFF_F000 | node::LEVEL);
+                if env.home(self.source) != env.home(self.target) {
+                    kept |= node::ABROAD;
+                }
                 env.write(moved + node::SPACE, fresh.space.0);
                 env.write(moved + INFO, kept | fresh.va | fresh.level as u64);
                 env.write(moved + WHERE, fresh.entry);

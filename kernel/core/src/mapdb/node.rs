@@ -59,6 +59,9 @@ pub fn va(info: u64) -> u64 {
     info & VA
 }
 
+/// The node does not lie on the home node of its space: it was granted with its children.
+pub const ABROAD: u64 = 1 << 10;
+
 /// Status bits that wait in the node itself.
 pub fn waiting(info: u64) -> u8 {
     ((info >> DUE | info >> SEEN) & 7) as u8

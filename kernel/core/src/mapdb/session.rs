@@ -64,6 +64,19 @@ impl Leaf {
     }
 }
 
+/// A run of like frames, remembered from session to session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hint {
+    start: u64,
+    len: u64,
+    node: NodeId,
+}
+
+impl Hint {
+    /// No guess.
+    pub const NONE: Self = Self { start: 0, len: 0, node: NodeId::new(0) };
+}
+
 /// No memory for a table, a node or an index page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfMemory;
@@ -103,16 +116,22 @@ impl<'a, E: Env> Session<'a, E> {
         }
     }
 
-    /// A frame under the mapping lock held, as a hint for the next session.
-    pub fn hint(&self) -> PhysAddr {
-        PhysAddr::new(self.tree_start)
+    /// The run of frames that was worked on last, for [`Session::guess`] of the next session.
+    #[inline]
+    pub fn hint(&self) -> Hint {
+        Hint { start: self.tree_start, len: self.tree_len, node: self.tree.unwrap_or_default() }
     }
 
-    /// Takes the mapping lock that guards `hint` ahead of time. A right guess saves the first
-    /// operation a second walk; a wrong one costs a lock.
-    pub fn guess(&mut self, hint: PhysAddr) {
-        if self.tree.is_none() {
-            self.switch_tree(hint.as_u64());
+    /// Takes the mapping lock of the run that an earlier session worked on, ahead of time. A right
+    /// guess saves the first operation a second walk and a question about the frame; a wrong one
+    /// costs a lock.
+    #[inline]
+    pub fn guess(&mut self, hint: Hint) {
+        if self.tree.is_none() && hint.len != 0 {
+            self.env.lock_tree(hint.node);
+            self.tree = Some(hint.node);
+            self.tree_start = hint.start;
+            self.tree_len = hint.len;
         }
     }
 

@@ -15,7 +15,7 @@ use std::hint::black_box;
 use crate::mapdb::env::{Env, FrameInfo, SpaceRef};
 use crate::mapdb::flush::FlushSet;
 use crate::mapdb::pte;
-use crate::mapdb::session::Session;
+use crate::mapdb::session::{Hint, Session};
 use crate::mapdb::{MapOp, Progress, UnmapOp};
 use crate::types::{NodeId, PhysAddr, PhysRange};
 
@@ -30,6 +30,7 @@ struct Bare {
     next: Cell<u64>,
     tables: Cell<u64>,
     locks: [Cell<bool>; 4],
+    hint: Cell<Hint>,
 }
 
 impl Bare {
@@ -39,6 +40,7 @@ impl Bare {
         let locks = Default::default();
         // Tables of the three spaces take the first six pages.
         Self {
+            hint: Cell::new(Hint::NONE),
             words,
             free: Cell::new(0),
             next: Cell::new(256 << 10),
@@ -151,7 +153,7 @@ const B: SpaceRef = SpaceRef(2);
 fn batch_of_maps(env: &Bare, n: u64) {
     let mut flush = FlushSet::new();
     let mut s = Session::new(env, &mut flush);
-    s.guess(PhysAddr::new(0));
+    s.guess(env.hint.get());
     for i in 0..n {
         let (from, to) = (0x10_0000 + i * 4096, 0x70_0000 + i * 4096);
         assert_eq!(s.map_page((A, from), (B, to), 7), Some(()));
@@ -162,7 +164,7 @@ fn batch_of_maps(env: &Bare, n: u64) {
 fn complete_batch_of_maps(env: &Bare, n: u64) {
     let mut flush = FlushSet::new();
     let mut s = Session::new(env, &mut flush);
-    s.guess(PhysAddr::new(0));
+    s.guess(env.hint.get());
     for i in 0..n {
         let (from, to) = (0x10_0000 + i * 4096, 0x70_0000 + i * 4096);
         let mut op = MapOp::new(env, (A, from), (B, to), 4096, 7, false);
@@ -174,7 +176,7 @@ fn complete_batch_of_maps(env: &Bare, n: u64) {
 fn complete_batch_of_unmaps(env: &Bare, n: u64) -> u8 {
     let mut flush = FlushSet::new();
     let mut s = Session::new(env, &mut flush);
-    s.guess(PhysAddr::new(0));
+    s.guess(env.hint.get());
     let mut status = 0;
     for i in 0..n {
         let mut op = UnmapOp::new(A, 0x10_0000 + i * 4096, 4096, 7, false);
@@ -188,7 +190,7 @@ fn complete_batch_of_unmaps(env: &Bare, n: u64) -> u8 {
 fn batch_of_unmaps(env: &Bare, n: u64) -> u8 {
     let mut flush = FlushSet::new();
     let mut s = Session::new(env, &mut flush);
-    s.guess(PhysAddr::new(0));
+    s.guess(env.hint.get());
     let mut status = 0;
     for i in 0..n {
         status |= s.unmap_page(A, 0x10_0000 + i * 4096, false).expect("short path");
@@ -205,6 +207,10 @@ fn run(batch: u64, touched: bool) {
     assert_eq!(op.step(&mut s, &mut 10_000), Ok(Progress::Done));
     drop(s);
     for _ in 0..ROUNDS {
+        let mut session = Session::new(&env, &mut flush);
+        session.access(A, 0x10_0000, false);
+        env.hint.set(session.hint());
+        drop(session);
         batch_of_maps(black_box(&env), batch);
         let mut session = Session::new(&env, &mut flush);
         for i in 0..batch {

@@ -8,7 +8,7 @@ use super::sim::{Shape, Sim};
 use crate::mapdb::env::{Env, SpaceRef};
 use crate::mapdb::flush::FlushSet;
 use crate::mapdb::pte::{self, SHADOW};
-use crate::mapdb::session::Session;
+use crate::mapdb::session::{Hint, Session};
 use crate::mapdb::{DeleteOp, MapOp, Progress, UnmapOp};
 
 const M: u64 = 1 << 20;
@@ -60,6 +60,7 @@ pub struct Driver {
     pub pages_mapped: u64,
     /// Operations that the short paths did.
     short_paths: u64,
+    hint: Hint,
 }
 
 impl Driver {
@@ -73,6 +74,7 @@ impl Driver {
             max_log2: if shape.max_level == 1 { 16 } else { 31 },
             pages_mapped: 0,
             short_paths: 0,
+            hint: Hint::NONE,
         }
     }
 
@@ -147,9 +149,10 @@ impl Driver {
             let mut budget = self.budget();
             let mut session = Session::new(&self.sim, &mut flush);
             if self.rng.below(4) == 0 {
-                session.guess(crate::types::PhysAddr::new(M));
+                session.guess(self.hint);
             }
             result = step(&mut session, &mut budget);
+            self.hint = session.hint();
             drop(session);
             self.flushed(&flush);
             flush.take_retired(&self.sim);
@@ -206,6 +209,7 @@ impl Driver {
     fn short_map(&mut self, item: &Item) -> bool {
         let mut flush = FlushSet::new();
         let mut session = Session::new(&self.sim, &mut flush);
+        session.guess(self.hint);
         let (from, to) = ((item.source, item.source_va), (item.target, item.target_va));
         let done = session.map_page(from, to, item.rights).is_some();
         if done && self.rng.below(2) == 0 {
