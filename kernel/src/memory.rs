@@ -169,6 +169,12 @@ pub fn alloc_mapping_node(home: NodeId) -> Option<PhysAddr> {
 /// Gives back a mapping node.
 pub fn free_mapping_node(node: PhysAddr) {
     let Some(home) = pools().node_of(node) else { return };
+    free_mapping_node_at(node, home);
+}
+
+/// The same for a node that is known to have come from the list of `home`.
+#[inline]
+pub fn free_mapping_node_at(node: PhysAddr, home: NodeId) {
     let mut list = MAPPING_NODES[home.index()].lock();
     // SAFETY: the database does not use the node any more.
     unsafe { pointer::<u64>(node).write(*list) };

@@ -5,7 +5,7 @@ use core::cell::Cell;
 use core::mem::offset_of;
 
 use kcore::ipc::{Key, State};
-use kcore::mapdb::FrameInfo;
+use kcore::mapdb::{FrameInfo, Hint};
 use kcore::sched::{RunQueue, WakeQueue};
 use kcore::types::{NodeId, PhysAddr};
 
@@ -51,8 +51,8 @@ pub struct PerCpu {
     pub no_ports: Cell<u64>,
     /// The run of frames that was asked for last.
     pub last_run: Cell<Option<&'static FrameInfo>>,
-    /// A frame whose mapping lock was needed last.
-    pub map_hint: Cell<u64>,
+    /// The run of frames that mappings were made or undone in last.
+    pub map_hint: Cell<Hint>,
     /// Kernel address of the page table of the CPU-local window, once known.
     pub window_table: Cell<u64>,
     /// When the running thread was last charged for its total quantum, µs ([`super::preempt`]).
@@ -93,7 +93,7 @@ impl PerCpu {
             io_bitmap: Cell::new(0),
             no_ports: Cell::new(0),
             last_run: Cell::new(None),
-            map_hint: Cell::new(0),
+            map_hint: Cell::new(Hint::NONE),
             window_table: Cell::new(0),
             quantum_start_us: Cell::new(0),
             quantum_end_us: Cell::new(u64::MAX),

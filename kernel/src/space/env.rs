@@ -89,6 +89,11 @@ impl Env for Kernel {
         memory::free_mapping_node(PhysAddr::new(at));
     }
 
+    #[inline(always)]
+    fn free_node_at(&self, at: u64, home: NodeId) {
+        memory::free_mapping_node_at(PhysAddr::new(at), memory::home_of(home));
+    }
+
     fn alloc_table(&self, home: NodeId) -> Option<u64> {
         memory::alloc_pages(home, 2).ok().map(PhysAddr::as_u64)
     }

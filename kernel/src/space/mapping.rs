@@ -19,6 +19,9 @@ use crate::thread::tcb::TcbRef;
 /// Page-table entries and nodes per step: what one stretch without preemption may cost.
 const STEP: i32 = 256;
 
+/// log2 of the small page.
+const SMALL: u8 = 12;
+
 /// Runs `step` until it is done, with the locks released and the flushes sent between steps.
 fn in_steps(mut step: impl FnMut(&mut Session<'_, Kernel>, &mut i32) -> Progress) {
     loop {
@@ -49,10 +52,13 @@ pub fn items(
     let parties = Parties { sender, from, to, window: kernel_msg::acceptor(dest).window_region() };
     let mut flush = FlushSet::new();
     let mut session = Session::new(&Kernel, &mut flush);
-    session.guess(PhysAddr::new(cpu.map_hint.get()));
+    session.guess(cpu.map_hint.get());
     let mut at = first;
     let mut budget = STEP;
     let outcome = loop {
+        while at < end && parties.small_page(&mut session, at).is_some() {
+            at += ITEM_WORDS;
+        }
         let mut op = match parties.item(at, end) {
             Next::None => break Item::Done,
             Next::Skip => {
@@ -72,7 +78,7 @@ pub fn items(
         }
         at += ITEM_WORDS;
     };
-    cpu.map_hint.set(session.hint().as_u64());
+    cpu.map_hint.set(session.hint());
     drop(session);
     shootdown::flush(&mut flush);
     (outcome, at - first)
@@ -102,6 +108,21 @@ enum Next {
 }
 
 impl Parties {
+    /// Maps the item at MR `at` by the database's short path, if it is a small page and that applies.
+    #[inline(always)]
+    fn small_page(&self, session: &mut Session<'_, Kernel>, at: usize) -> Option<()> {
+        let window = self.window.filter(|w| w.size_log2() >= SMALL)?;
+        let (head, fpage) = (transfer::word(self.sender, at), transfer::word(self.sender, at + 1));
+        let ours = Fpage::from_raw(fpage).size_field() == SMALL && !self.from.is_sigma0();
+        if !ours || !matches!(ItemHead::parse(head), Ok(ItemHead::Map { .. })) {
+            return None;
+        }
+        let inside = (window.last() - window.base()) & !(PAGE_SIZE - 1);
+        let source = (name(self.from), fpage & !(PAGE_SIZE - 1));
+        let target = (name(self.to), window.base() | (head & inside));
+        session.map_page(source, target, fpage as u8 & 7)
+    }
+
     /// The item at MR `at`.
     #[inline(always)]
     fn item(&self, at: usize, end: usize) -> Next {

@@ -3,8 +3,8 @@
 //! The call's progress lies in the caller's message registers: fpages that are done have been replaced by their
 //! status. So after every fpage the call can be left for an interrupt and be resumed.
 
+use kcore::layout::PAGE_SIZE;
 use kcore::mapdb::{FlushSet, Progress, Session, SpaceRef as DbSpace, UnmapOp};
-use kcore::types::PhysAddr;
 use l4abi::control::UnmapControl;
 use l4abi::fpage::{Fpage, FpageKind, Rights};
 
@@ -19,6 +19,9 @@ use crate::thread::utcb;
 /// Entries and nodes per step.
 const STEP: i32 = 256;
 
+/// log2 of the small page.
+const SMALL: u8 = 12;
+
 /// The system call. All its fpages are one stay in the database, flushed once.
 pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     let control = UnmapControl::parse(me.reg(reg::RDX));
@@ -26,12 +29,18 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     let source = if own.is_sigma0() { DbSpace::PHYSICAL } else { name(own) };
     let mut flush = FlushSet::new();
     let mut session = Session::new(&Kernel, &mut flush);
-    session.guess(PhysAddr::new(cpu.map_hint.get()));
+    session.guess(cpu.map_hint.get());
     let mut budget = STEP;
     for i in 0..control.count {
         let fpage = Fpage::from_raw(mr(me, i));
         let mut status = 0;
-        if let FpageKind::Io(_) = fpage.kind() {
+        if fpage.size_field() == SMALL
+            && fpage.rights() == Rights::RWX
+            && let Some(short) =
+                session.unmap_page(source, fpage.raw() & !(PAGE_SIZE - 1), control.flush)
+        {
+            status = short;
+        } else if let FpageKind::Io(_) = fpage.kind() {
             io::unmap(own, fpage, control.flush);
         } else if let Some(region) = fpage.memory_region() {
             let len = 1u64.checked_shl(u32::from(region.size_log2())).unwrap_or(0);
@@ -47,7 +56,7 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
         }
         set_mr(me, i, fpage.with_rights(Rights::from_bits_truncate(status)).raw());
     }
-    cpu.map_hint.set(session.hint().as_u64());
+    cpu.map_hint.set(session.hint());
     drop(session);
     shootdown::flush(&mut flush);
     me.set_reg(reg::RDI, me.local_id.get());
