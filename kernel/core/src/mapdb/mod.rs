@@ -8,6 +8,7 @@ mod flush;
 mod grant;
 mod map;
 mod node;
+pub mod ports;
 pub mod pte;
 mod revoke;
 mod root;

@@ -3,6 +3,7 @@
 mod check;
 mod model;
 mod paths;
+mod ports;
 mod random;
 mod sim;
 mod stress;
