@@ -8,4 +8,5 @@
 #![forbid(unsafe_code)]
 
 pub mod conf;
+pub mod counter;
 pub mod harness;

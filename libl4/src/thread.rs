@@ -108,3 +108,38 @@ pub fn global_id(thread: ThreadId) -> SysResult<ThreadId> {
     }
     sys::exchange_registers(thread, Exregs::default()).map(|old| old.id)
 }
+
+/// Asks for moving the calling thread to another CPU: a thread cannot migrate itself (as in the L4-SMP
+/// thesis), so a helper thread that runs [`serve_migration`] does it. The helper's space must be allowed
+/// to schedule the caller.
+///
+/// # Errors
+/// The error of the call; a refusal by Schedule shows as a CPU that did not change.
+pub fn migrate_by(helper: ThreadId, to: CpuId) -> Result<(), l4abi::IpcError> {
+    let mut message = crate::msg::Writer::here();
+    message.word(u64::from(to.0));
+    let tag = message.tag(MIGRATE_LABEL);
+    ipc::call(helper, Timeouts::NEVER, tag).map(|_| ())
+}
+
+/// Label of the request to a migration helper: MR1 is the CPU.
+pub const MIGRATE_LABEL: u64 = 0x4D16;
+
+/// The helper's side of [`migrate_by`]: moves each caller and answers it.
+pub fn serve_migration() -> ! {
+    struct Mover;
+
+    impl crate::server::Service for Mover {
+        fn handle(&mut self, request: &ipc::Received) -> crate::server::Answer {
+            if request.tag.label() == MIGRATE_LABEL {
+                let processor = Some(CpuId(request.mr(1) as u16));
+                let args = sys::Schedule { processor, ..sys::Schedule::default() };
+                // A refusal changes nothing, which the caller sees.
+                let _ = sys::schedule(request.from, args);
+            }
+            crate::server::Answer::Reply(l4abi::MsgTag::NIL)
+        }
+    }
+
+    crate::server::serve(&mut Mover)
+}

@@ -56,3 +56,14 @@ fn documented_table_is_the_code() {
         assert!(text == new, "docs/conformance.md is stale: UPDATE=1 cargo test -p bench --lib");
     }
 }
+
+#[test]
+fn documented_server_is_the_code() {
+    let code = include_str!("../counter.rs").split_once("\n\n").expect("a head").1;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/writing-a-server.md");
+    let text = std::fs::read_to_string(path).expect("docs/writing-a-server.md");
+    assert!(
+        text.contains(code.trim()),
+        "docs/writing-a-server.md does not show bench/src/counter.rs"
+    );
+}

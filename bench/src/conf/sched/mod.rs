@@ -35,6 +35,7 @@ tests! {
     sch_err_processor, Once, "a processor number that does not exist: error 5";
     sch_err_interrupt, Once, "an interrupt thread without a handler: error 2";
     sch_migrate, OtherCpu, "a migrated thread runs on the other CPU and back";
+    sch_migrate_oneself, OtherCpu, "a thread moves to another CPU and back with the help of a second one";
     clock_is_monotonic, Once, "the clock never goes back over ten thousand reads";
     clock_agrees_across_cpus, OtherCpu, "clock values sent from another CPU never lie ahead by more than 50 us";
     clock_counts_microseconds, Once, "the clock and the time stamp counter advance at the KIP's frequency";
@@ -312,6 +313,23 @@ fn sch_migrate(ctx: &mut Ctx) -> TestResult {
         need!(sys::schedule(partner.id, Schedule { processor: Some(to), ..Schedule::default() }));
         let got = partner.run(Op::ReadTcr, &[l4abi::utcb::word::PROCESSOR_NO as u64])?;
         check_eq!(got.results[0], u64::from(to.0), "round {round}");
+    }
+    Ok(())
+}
+
+extern "C" fn mover(_: u64) -> ! {
+    thread::serve_migration()
+}
+
+fn sch_migrate_oneself(ctx: &mut Ctx) -> TestResult {
+    let helper = ctx.spare_id()?;
+    need!(thread::create_local(helper, ctx.spare_utcb(helper), crate::harness::ids::pager()));
+    let sp = crate::harness::ctx::arena_stack(0, mover, 0);
+    need!(thread::start(helper, libl4::arch::trampoline_ip(), sp));
+    let (here, Some(there)) = (thread::my_cpu(), ctx.place().cpu()) else { return Ok(()) };
+    for to in [there, here, there, here] {
+        need!(thread::migrate_by(helper, to));
+        check_eq!(thread::my_cpu(), to);
     }
     Ok(())
 }
