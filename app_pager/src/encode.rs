@@ -141,10 +141,13 @@ wire_enum!(Reply {
 pub struct PagerRequest {
     /// Who waits.
     pub from: Caller,
+    /// Address of the [`Barrier`](crate::barrier::Barrier) to confirm at, for one of several
+    /// requests that the sender waits for together; `None`: answer with a message.
+    pub barrier: Option<u64>,
     /// The request.
     pub request: Request,
 }
-wire_struct!(PagerRequest { from, request });
+wire_struct!(PagerRequest { from, barrier, request });
 
 /// A client's call, with the task it is about if the caller is a balancer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -189,7 +192,11 @@ mod tests {
         })
     }
 
-    fn round_trips<T: Message + PartialEq + Debug>(seed: u64, variants: usize, at: usize) {
+    fn round_trips<T: Message + PartialEq + Debug>(
+        seed: u64,
+        variants: usize,
+        variant: fn(&[u64]) -> u64,
+    ) {
         let mut rng = Rng::new(seed);
         let mut seen = BTreeSet::new();
         for _ in 0..200_000 {
@@ -197,7 +204,7 @@ mod tests {
             let (tag, words) = value.encode().expect("all fit a message");
             assert_eq!((tag.label(), tag.untyped()), (T::LABEL, words.as_slice().len()));
             assert_eq!(T::decode(tag, words.as_slice()), Some(value));
-            seen.insert(words.as_slice()[at]);
+            seen.insert(variant(words.as_slice()));
             // One word more or less is another message, or none.
             let mut more = words.as_slice().to_vec();
             more.push(0);
@@ -210,17 +217,17 @@ mod tests {
 
     #[test]
     fn requests_round_trip() {
-        round_trips::<PagerRequest>(1, 10, 2);
+        round_trips::<PagerRequest>(1, 10, |w| w[if w[2] == 1 { 4 } else { 3 }]);
     }
 
     #[test]
     fn confirmations_round_trip() {
-        round_trips::<Confirm>(2, 7, 0);
+        round_trips::<Confirm>(2, 7, |w| w[0]);
     }
 
     #[test]
     fn replies_round_trip() {
-        round_trips::<Reply>(3, 7, 0);
+        round_trips::<Reply>(3, 7, |w| w[0]);
     }
 
     #[test]
@@ -257,7 +264,7 @@ mod tests {
         let op = DirOp::Commit { page, update: Update::Set(state) };
         let from = Caller { node: home, lane: crate::ids::LaneId(255) };
         let request = Request::Dir { task: TaskId(u32::MAX), op };
-        let (tag, _) = PagerRequest { from, request }.encode().unwrap();
+        let (tag, _) = PagerRequest { from, barrier: Some(u64::MAX), request }.encode().unwrap();
         assert!(tag.untyped() <= MAX_WORDS);
     }
 

@@ -49,6 +49,15 @@ pub enum Event {
         /// The answer.
         confirm: Confirm,
     },
+    /// Workers have confirmed `count` requests of this lane through its barrier.
+    Gathered {
+        /// The lane.
+        lane: LaneId,
+        /// Number of requests.
+        count: u32,
+        /// Their joined status bits.
+        status: Status,
+    },
     /// What the lane queued for is free.
     Woken(LaneId),
     /// The fault reply is sent.

@@ -217,7 +217,8 @@ impl Pager {
 
     /// One of the confirmations that the lane waits for.
     pub(crate) fn gathered_one(&mut self, lane: LaneId, out: &mut Out) {
-        let Wait::Gather { pending, unsent } = &mut self.lane(lane).wait else { return };
+        let Some(l) = self.lanes.get_mut(usize::from(lane.0)) else { return };
+        let Wait::Gather { pending, unsent } = &mut l.wait else { return };
         *pending -= 1;
         if let Some((to, request)) = unsent.pop_front() {
             *pending += 1;

@@ -111,6 +111,15 @@ impl Pager {
         self.is_idle(lane)
     }
 
+    /// Number of requests that a lane has sent to workers and that are not yet confirmed.
+    #[must_use]
+    pub fn requests_open(&self, lane: LaneId) -> u32 {
+        match self.lane_ref(lane).map(|l| (&l.wait, &l.held)) {
+            Some((Wait::Gather { pending, .. }, _)) => *pending,
+            _ => 0,
+        }
+    }
+
     /// Whether the worker serves a request.
     #[must_use]
     pub const fn worker_is_busy(&self) -> bool {
@@ -164,6 +173,16 @@ impl Pager {
             }
             Event::Request { from, request } => self.on_request(from, request, out),
             Event::Confirmed { lane, from, confirm } => self.on_confirmed(lane, from, confirm, out),
+            Event::Gathered { lane, count, status } => {
+                if let Some(held) =
+                    self.lanes.get_mut(usize::from(lane.0)).and_then(|l| l.held.as_mut())
+                {
+                    held.status = held.status.union(status);
+                }
+                for _ in 0..count {
+                    self.gathered_one(lane, out);
+                }
+            }
             Event::Woken(lane) => {
                 if let Some(Wait::Directory(op)) = self.lane_ref(lane).map(|l| l.wait.clone()) {
                     self.lane(lane).stale = false;
@@ -209,7 +228,7 @@ impl Pager {
         match (who, answer) {
             (Who::Lane(lane), Ok(outcome)) => self.on_outcome(lane, outcome, out),
             (Who::Lane(lane), Err(to)) => self.follow(lane, to, out),
-            (Who::Worker, answer) => self.worker_answers(by, answer, out),
+            (Who::Worker, answer) => self.worker_answers(answer, out),
         }
         out.extend(wakes.into_iter().map(|to| Action::Wake { to }));
     }

@@ -119,16 +119,11 @@ impl Pager {
         self.confirm(Confirm::Revoked(status), out);
     }
 
-    /// The directory answered the worker, which asked for somebody else. Who is queued hears
-    /// nothing now: it goes on waiting, until it is told to ask again.
-    pub(crate) fn worker_answers(
-        &mut self,
-        _by: Caller,
-        answer: Result<Outcome, NodeId>,
-        out: &mut Out,
-    ) {
+    /// The directory answered the worker, which asked for somebody else. Who is queued hears so, and
+    /// goes on waiting until it is told to ask again. The two messages may overtake each other:
+    /// hearing of the queue changes nothing.
+    pub(crate) fn worker_answers(&mut self, answer: Result<Outcome, NodeId>, out: &mut Out) {
         match answer {
-            Ok(Outcome::Queued) => self.worker = None,
             Ok(outcome) => self.confirm(Confirm::Dir(outcome), out),
             Err(to) => self.confirm(Confirm::Moved(to), out),
         }

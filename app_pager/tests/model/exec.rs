@@ -3,7 +3,7 @@
 use crate::world::{Client, Do, Ipc, Move, Note, Stage, World};
 use app_pager::event::{Action, Event, KernelCall, KernelRefused};
 use app_pager::ids::{Caller, LaneId, PageNo, TaskId, Who};
-use app_pager::message::{ClientCall, Reply};
+use app_pager::message::{ClientCall, Confirm, Reply};
 use app_pager::store::Slot;
 use l4abi::{CpuId, NodeId, Rights, ThreadId};
 
@@ -22,6 +22,17 @@ impl World {
             Move::Take(to, k) => {
                 let notes = self.inbox.get_mut(&to).expect("the move was possible");
                 let note = notes.remove(k);
+                let (mut count, mut status) = (1, Rights::empty());
+                if let Note::Bits(first) = note {
+                    status = first;
+                    notes.retain(|n| match n {
+                        Note::Bits(bits) => {
+                            (count, status) = (count + 1, status | *bits);
+                            false
+                        }
+                        _ => true,
+                    });
+                }
                 if notes.is_empty() {
                     self.inbox.remove(&to);
                 }
@@ -29,6 +40,7 @@ impl World {
                     Note::Confirmed(from, confirm) => {
                         Event::Confirmed { lane: to.lane, from, confirm }
                     }
+                    Note::Bits(_) => Event::Gathered { lane: to.lane, count, status },
                     Note::Woken => Event::Woken(to.lane),
                 };
                 self.feed(to.node, Who::Lane(to.lane), event);
@@ -64,7 +76,7 @@ impl World {
             let Some(queue) = self.todo.get_mut(&(node, who)) else { return };
             let at_once = match queue.front() {
                 Some(Action::Reply { .. } | Action::Wake { .. }) => true,
-                Some(Action::Confirm { .. }) => self.ipc == Ipc::Barrier,
+                Some(Action::Confirm { .. }) => self.ipc.is_free(),
                 None => {
                     self.todo.remove(&(node, who));
                     return;
@@ -88,8 +100,12 @@ impl World {
                 let event = Event::Request { from: Caller { node, lane }, request };
                 self.feed(to, Who::Worker, event);
             }
-            Action::Confirm { to, confirm } if self.ipc == Ipc::Barrier => {
-                self.inbox.entry(to).or_default().push(Note::Confirmed(node, confirm));
+            Action::Confirm { to, confirm } if self.ipc.is_free() => {
+                let note = match confirm {
+                    Confirm::Revoked(bits) if self.ipc == Ipc::Joined => Note::Bits(bits),
+                    confirm => Note::Confirmed(node, confirm),
+                };
+                self.inbox.entry(to).or_default().push(note);
                 self.inbox.get_mut(&to).expect("just made").sort_by_key(|n| format!("{n:?}"));
             }
             Action::Confirm { to, confirm } => {

@@ -45,6 +45,8 @@ fn without_a_worker_two_unmaps_deadlock() {
 fn three_simultaneous_unmaps() {
     prove("3 unmaps on 3 nodes, parallel", unmappers(numa(3), Ipc::Barrier));
     prove_progress("3 unmaps on 3 nodes, parallel", unmappers(numa(3), Ipc::Barrier));
+    prove("3 unmaps on 3 nodes, bits joined", unmappers(numa(3), Ipc::Joined));
+    prove_progress("3 unmaps on 3 nodes, bits joined", unmappers(numa(3), Ipc::Joined));
     prove("3 unmaps on 3 nodes, messages", unmappers(messages(3), Ipc::Barrier));
     let with = |v| numa(3).into_iter().map(|c| c.with_unmap(v)).collect::<Vec<_>>();
     prove("3 unmaps on 3 nodes, one by one", unmappers(with(UnmapVariant::OneByOne), Ipc::Barrier));

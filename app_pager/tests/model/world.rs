@@ -22,10 +22,20 @@ pub enum Ipc {
     Barrier,
     /// A worker per pager that sends its confirmations, blocking until the receiver receives.
     BlockingConfirm,
-    /// The same, and each pager sends its requests in an order that starts after its own node.
+    /// As `Barrier`, but the status bits come all at once when the last worker has confirmed, as in
+    /// the program.
+    Joined,
+    /// As `BlockingConfirm`, and each pager sends its requests in an order that starts after its own node.
     BlockingRotated,
     /// No worker: the pager thread serves requests, when it is idle.
     NoWorker,
+}
+
+impl Ipc {
+    /// Whether confirmations never block.
+    pub const fn is_free(self) -> bool {
+        matches!(self, Self::Barrier | Self::Joined)
+    }
 }
 
 /// What a client thread does.
@@ -65,6 +75,8 @@ pub struct Client {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Note {
     Confirmed(NodeId, Confirm),
+    /// Confirmed through the barrier; becomes an event when all have.
+    Bits(Rights),
     Woken,
 }
 
@@ -225,7 +237,10 @@ impl World {
         }
         for (&to, notes) in &self.inbox {
             let free = !self.busy(to.node, Who::Lane(to.lane));
-            moves.extend((0..notes.len()).filter(|_| free).map(|k| Move::Take(to, k)));
+            let open = self.pagers[to.node.index()].requests_open(to.lane) as usize;
+            let bits = notes.iter().filter(|n| matches!(n, Note::Bits(_))).count();
+            let ready = |k: &usize| !matches!(notes[*k], Note::Bits(_)) || bits == open;
+            moves.extend((0..notes.len()).filter(|k| free && ready(k)).map(|k| Move::Take(to, k)));
         }
         for (i, client) in self.clients.iter().enumerate() {
             match client.stage {
@@ -246,7 +261,7 @@ impl World {
     fn is_possible(&self, action: &Action) -> bool {
         match action {
             Action::Send { to, .. } => self.worker_receives(*to),
-            Action::Confirm { to, .. } if self.ipc != Ipc::Barrier => {
+            Action::Confirm { to, .. } if !self.ipc.is_free() => {
                 !self.busy(to.node, Who::Lane(to.lane))
             }
             _ => true,
