@@ -5,7 +5,6 @@
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
-#![allow(dead_code)]
 
 #[expect(unsafe_code, reason = "the home of instructions, registers and page tables")]
 mod arch;

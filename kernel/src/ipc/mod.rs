@@ -331,8 +331,3 @@ fn awaited(me: TcbRef, from: u64) -> Option<Awaited> {
         _ => thread::resolve(me, from).map(|t| Awaited(t.id.get())),
     }
 }
-
-/// Whether `t` may be the receiver of the fast path's shape; for the debugger and tests.
-pub fn is_plainly_waiting(t: TcbRef) -> bool {
-    t.key() == Key::new(State::Waiting, t.key().cpu())
-}

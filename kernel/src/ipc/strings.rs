@@ -18,7 +18,7 @@ use l4abi::time::Timeouts;
 use crate::ipc::kernel_msg::{self, KernelIpc};
 use crate::ipc::timeout::{self, Deadline};
 use crate::ipc::transfer::{self, Item};
-use crate::ipc::{cancel, result};
+use crate::ipc::cancel;
 use crate::sched::percpu::PerCpu;
 use crate::sched::work::{self, Work};
 use crate::sched::{self, Next};
@@ -286,9 +286,4 @@ pub fn fault_answered(t: TcbRef, outer: Outer) {
         work::set(receiver, Work::Transfer);
         sched::enqueue(sched::this_cpu(), receiver);
     }
-}
-
-/// Both partners learn how the transfer ended, with the bytes that were moved.
-pub fn fail(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, codes: (IpcCode, IpcCode)) {
-    result::transfer_failed(cpu, sender, dest, codes, dest.transfer.copy.bytes.get());
 }
