@@ -39,7 +39,7 @@ pub fn name(space: SpaceRef) -> DbSpace {
 }
 
 /// The space that the database names.
-fn space(name: DbSpace) -> SpaceRef {
+pub fn space(name: DbSpace) -> SpaceRef {
     // SAFETY: names are made by `name` from live spaces, and a space outlives its mapping nodes: it is freed
     // after `DeleteOp` has removed them.
     unsafe { &*(name.0 as *const crate::space::Space) }

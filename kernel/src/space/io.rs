@@ -4,6 +4,11 @@
 //! processor only while a thread of that space that has touched a port runs there: the first port access
 //! traps, [`grant_cpu`] puts the bitmap into the CPU's window, and the thread is marked so that leaving it
 //! takes the bitmap out again. Spaces without ports, and threads that touch none, pay nothing.
+//!
+//! What a CPU shows is the bitmap itself, not a copy, and the processor reads it at every access (SDM 1 19.5.2): a
+//! port that is revoked is closed at once on every CPU that runs the space. A bitmap's pages go with the space,
+//! when no thread of it is left to run. Who gave which port to whom is `kcore::mapdb::ports`'s matter; its lock is
+//! taken after those of the mapping database and before the pools'.
 
 #![expect(unsafe_code, reason = "bitmaps are pool pages")]
 
@@ -11,13 +16,17 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use kcore::decode::PortAccess;
 use kcore::ipc::Key;
+use kcore::mapdb::ports::PortDb;
+use kcore::mapdb::{Progress, SpaceRef as DbSpace};
 use kcore::types::PhysAddr;
-use l4abi::fpage::{Fpage, FpageKind};
+use l4abi::fpage::{Fpage, FpageKind, Region};
+use spin::{Mutex, MutexGuard};
 
 use crate::arch::x86_64::io_window;
 use crate::memory;
 use crate::sched::percpu::PerCpu;
-use crate::space::Space;
+use crate::space::env::{self, Kernel, name};
+use crate::space::{Space, SpaceRef};
 
 /// Words of a bitmap: 65536 ports.
 const WORDS: usize = 1024;
@@ -38,8 +47,7 @@ impl Ports {
 
     fn words(&self) -> Option<&'static [AtomicU64; WORDS]> {
         let at = self.bitmap.load(Ordering::Acquire);
-        // SAFETY: two contiguous pool pages that stay the bitmap while the space lives.
-        (at != 0).then(|| unsafe { &*(PhysAddr::new(at).window().as_u64() as *const _) })
+        (at != 0).then(|| words_at(PhysAddr::new(at)))
     }
 
     fn allows(&self, port: u16) -> bool {
@@ -48,54 +56,101 @@ impl Ports {
     }
 }
 
+/// The words of a bitmap.
+fn words_at(bitmap: PhysAddr) -> &'static [AtomicU64; WORDS] {
+    // SAFETY: two contiguous pool pages that are a bitmap from allocation to the end of their space.
+    unsafe { &*(bitmap.window().as_u64() as *const _) }
+}
+
 /// The bitmap of `space`, made (all denied) if it has none.
 fn bitmap_of(space: &Space) -> Option<&'static [AtomicU64; WORDS]> {
     if space.io.words().is_none() {
         let page = memory::alloc_pages(space.home(), BITMAP_PAGES).ok()?;
-        space.io.bitmap.store(page.as_u64(), Ordering::Release);
-        for word in space.io.words()? {
+        for word in words_at(page) {
             word.store(u64::MAX, Ordering::Relaxed);
+        }
+        let new = page.as_u64();
+        if space.io.bitmap.compare_exchange(0, new, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            memory::free_pages(page, BITMAP_PAGES); // Another CPU was first.
         }
     }
     space.io.words()
 }
 
-fn range(fpage: Fpage) -> Option<(u32, u32)> {
-    match fpage.kind() {
-        FpageKind::Io(ports) => Some((ports.base() as u32, 1 << ports.size_log2().min(16))),
-        _ => None,
-    }
-}
+/// Who has which port from whom. Touched only where drivers get or lose ports.
+static PORTS: Mutex<PortDb> = Mutex::new(PortDb::new());
 
-/// Maps the ports of `fpage` that `from` has into `to`.
-pub fn map(from: &Space, to: &Space, fpage: Fpage, grant: bool) {
-    let Some((first, count)) = range(fpage) else { return };
-    let Some(target) = bitmap_of(to) else { return };
-    let all = from.is_sigma0();
-    for port in first..first + count {
-        let port = port as u16;
-        if all || from.io.allows(port) {
-            target[usize::from(port / 64)].fetch_and(!(1 << (port % 64)), Ordering::Relaxed);
+/// Ports and spaces looked at between two looks at what other CPUs want.
+const STEP: i32 = 256;
+
+fn ports_db() -> MutexGuard<'static, PortDb> {
+    loop {
+        if let Some(guard) = PORTS.try_lock() {
+            return guard;
         }
-    }
-    if grant && !all {
-        deny(from, first, count);
-    }
-}
-
-fn deny(space: &Space, first: u32, count: u32) {
-    let Some(words) = space.io.words() else { return };
-    for port in first..first + count {
-        words[(port / 64) as usize].fetch_or(1 << (port % 64), Ordering::Relaxed);
+        crate::cross::serve_shootdowns();
+        core::hint::spin_loop();
     }
 }
 
-/// Unmaps the ports of `fpage`.
-pub fn unmap(own: &Space, fpage: Fpage, flush: bool) {
-    if let Some((first, count)) = range(fpage)
-        && flush
-    {
-        deny(own, first, count);
+fn holder(space: SpaceRef) -> DbSpace {
+    if space.is_sigma0() { DbSpace::PHYSICAL } else { name(space) }
+}
+
+/// Keeps the bitmaps as the database says.
+fn show(space: DbSpace, port: u16, open: bool) {
+    if space == DbSpace::PHYSICAL {
+        return;
+    }
+    let Some(words) = env::space(space).io.words() else { return };
+    let (word, bit) = (&words[usize::from(port / 64)], 1 << (port % 64));
+    if open {
+        word.fetch_and(!bit, Ordering::AcqRel);
+    } else {
+        word.fetch_or(bit, Ordering::AcqRel);
+    }
+}
+
+/// First port and the one after the last.
+fn bounds(ports: Region) -> (u32, u32) {
+    let first = ports.base() as u32 & 0xFFFF;
+    (first, (first + (1 << ports.size_log2().min(16))).min(kcore::mapdb::ports::PORTS))
+}
+
+/// Maps or grants `ports` that `from` has to `to`, as far as its receive window takes them: a range of ports, or
+/// everything. False if there is no window at all. Without memory only a part is mapped: the receiver faults again
+/// and its pager sees that nothing helps.
+pub fn map(from: SpaceRef, to: SpaceRef, ports: Region, window: Fpage, grant: bool) -> bool {
+    let (mut first, mut end) = bounds(ports);
+    match window.kind() {
+        FpageKind::Nothing => return false,
+        FpageKind::Io(open) => {
+            let (low, high) = bounds(open);
+            (first, end) = (first.max(low), end.min(high));
+        }
+        FpageKind::Memory(Region::EVERYTHING) => {}
+        FpageKind::Memory(_) => return true,
+    }
+    // sigma0 has every port for ever.
+    if first >= end || to.is_sigma0() || bitmap_of(to).is_none() {
+        return true;
+    }
+    let parties = (holder(from), holder(to));
+    let _ = ports_db().map(&Kernel, parties, (first, end - first), grant, show);
+    true
+}
+
+/// Takes `ports` from everybody who has them from `own`, and with `flush` from `own` itself.
+pub fn unmap(own: SpaceRef, ports: Region, flush: bool) {
+    let (mut next, end) = bounds(ports);
+    loop {
+        let mut budget = STEP;
+        let range = (&mut next, end);
+        let progress = ports_db().unmap(&Kernel, holder(own), range, flush, &mut budget, show);
+        if progress == Progress::Done {
+            return;
+        }
+        crate::cross::serve_shootdowns();
     }
 }
 
@@ -132,8 +187,13 @@ pub fn withdraw_cpu(cpu: &PerCpu) {
     }
 }
 
-/// The space goes.
-pub fn release(space: &Space) {
+/// The space goes: so does what it handed on.
+pub fn release(space: SpaceRef) {
+    if space.io.bitmap.load(Ordering::Acquire) == 0 {
+        return; // It never had a port.
+    }
+    unmap(space, Region::containing(0, 16), true);
+    ports_db().release(&Kernel, holder(space));
     let bitmap = space.io.bitmap.swap(0, Ordering::AcqRel);
     if bitmap != 0 {
         memory::free_pages(PhysAddr::new(bitmap), BITMAP_PAGES);

@@ -4,6 +4,7 @@
 use kcore::layout::PAGE_SIZE;
 use kcore::mapdb::{DeleteOp, FlushSet, MapOp, Progress, Session, SpaceRef as DbSpace};
 use kcore::types::PhysAddr;
+use l4abi::acceptor::Acceptor;
 use l4abi::error::IpcCode;
 use l4abi::fpage::{Fpage, FpageKind, Region, plan_map};
 use l4abi::item::ItemHead;
@@ -49,7 +50,8 @@ pub fn items(
     let (Some(from), Some(to)) = (sender.space.get(), dest.space.get()) else {
         return (Item::Done, end + 1 - first);
     };
-    let parties = Parties { sender, from, to, window: kernel_msg::acceptor(dest).window_region() };
+    let acceptor = kernel_msg::acceptor(dest);
+    let parties = Parties { sender, from, to, acceptor, window: acceptor.window_region() };
     let mut flush = FlushSet::new();
     let mut session = Session::new(&Kernel, &mut flush);
     session.guess(cpu.map_hint.get());
@@ -92,6 +94,7 @@ struct Parties {
     sender: TcbRef,
     from: SpaceRef,
     to: SpaceRef,
+    acceptor: Acceptor,
     window: Option<Region>,
 }
 
@@ -136,9 +139,11 @@ impl Parties {
             _ => return Next::None,
         };
         let fpage = Fpage::from_raw(transfer::word(self.sender, at + 1));
-        if let FpageKind::Io(_) = fpage.kind() {
-            io::map(self.from, self.to, fpage, grant);
-            return Next::Skip;
+        if let FpageKind::Io(ports) = fpage.kind() {
+            return match io::map(self.from, self.to, ports, self.acceptor.window_fpage(), grant) {
+                true => Next::Skip,
+                false => Next::Overflow,
+            };
         }
         let Some(window) = self.window else { return Next::Overflow };
         let Some(send) = fpage.memory_region() else { return Next::Skip };

@@ -40,8 +40,8 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
                 session.unmap_page(source, fpage.raw() & !(PAGE_SIZE - 1), control.flush)
         {
             status = short;
-        } else if let FpageKind::Io(_) = fpage.kind() {
-            io::unmap(own, fpage, control.flush);
+        } else if let FpageKind::Io(ports) = fpage.kind() {
+            io::unmap(own, ports, control.flush);
         } else if let Some(region) = fpage.memory_region() {
             let len = 1u64.checked_shl(u32::from(region.size_log2())).unwrap_or(0);
             let rights = fpage.rights().bits();

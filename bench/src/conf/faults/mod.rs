@@ -1,5 +1,7 @@
 //! Page faults, I/O faults, exceptions and FPU state (ref 6.1 to 6.3).
 
+mod ports;
+
 use crate::harness::pager::{self, Mode};
 use crate::harness::puppet::{Op, TRAPS};
 use crate::harness::{Ctx, IpcCmd, Outcome, Puppet, Test, TestResult, arena};
@@ -11,7 +13,7 @@ use libl4::sys::{self, Exregs};
 use libl4::{Fpage, MsgTag, Rights, Time};
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[TESTS];
+pub const GROUPS: &[&[Test]] = &[TESTS, ports::TESTS];
 
 tests! {
     pf_read, All, "a read fault carries r, the exact address and the IP";
