@@ -6,13 +6,18 @@
 //! only its [`Shared`] part may be touched there.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use kcore::cross::mailbox::Mailbox;
+use kcore::cross::post::Post;
 use kcore::layout::{self, cpu_local};
 use kcore::types::{ApicId, CpuId, NodeId, PhysAddr};
 
 use crate::arch::x86_64::selftest::Probe;
 use crate::boot::placement::Observed;
+use crate::cross::counters::Counters;
+use crate::cross::quarantine::Quarantine;
+use crate::cross::shootdown::Request;
 use crate::sched::percpu::PerCpu;
 
 /// The block at the start of the CPU-local window.
@@ -60,6 +65,8 @@ pub struct Local {
     pub other_interrupts: Cell<u64>,
     /// What a self-test expects to fault, and how it did.
     pub probe: Probe,
+    /// Pages of deleted threads.
+    pub quarantine: Quarantine,
 }
 
 /// State that other CPUs may touch.
@@ -69,6 +76,18 @@ pub struct Shared {
     pub up: AtomicBool,
     /// What it found walking its own page tables.
     pub placement: Observed,
+    /// Root table of the kernel address space on the CPU.
+    pub kernel_root: u64,
+    /// Threads that come to the CPU.
+    pub mailbox: Mailbox<AtomicU64>,
+    /// CPUs that want this one to forget translations, a bit each.
+    pub shootdowns: Post<AtomicU64, { layout::MAX_CPUS / 64 }>,
+    /// Interrupt lines whose handler has come here, a bit each.
+    pub irq_lines: Post<AtomicU64, { layout::MAX_SYSTEM_BASE as usize / 64 }>,
+    /// What this CPU wants others to forget.
+    pub request: Request,
+    /// Traffic with other CPUs.
+    pub counters: Counters,
 }
 
 const _: () = {
@@ -79,6 +98,7 @@ const _: () = {
 impl CpuBlock {
     /// A block for a CPU that has not started.
     pub fn new(identity: Identity) -> Self {
+        let kernel_root = identity.kernel_root.as_u64();
         CpuBlock {
             scheduling: PerCpu::new(&identity),
             identity,
@@ -86,8 +106,20 @@ impl CpuBlock {
                 timer_interrupts: Cell::new(0),
                 other_interrupts: Cell::new(0),
                 probe: Probe::idle(),
+                quarantine: Quarantine::new(),
             },
-            shared: Shared { up: AtomicBool::new(false), placement: Observed::new() },
+            shared: Shared {
+                up: AtomicBool::new(false),
+                placement: Observed::new(),
+                kernel_root,
+                mailbox: Mailbox::new(AtomicU64::new(0), AtomicU64::new(0)),
+                shootdowns: Post::new([const { AtomicU64::new(0) }; layout::MAX_CPUS / 64]),
+                irq_lines: Post::new(
+                    [const { AtomicU64::new(0) }; layout::MAX_SYSTEM_BASE as usize / 64],
+                ),
+                request: Request::new(),
+                counters: Counters::new(),
+            },
         }
     }
 }
@@ -152,6 +184,17 @@ pub fn shared_of(cpu: CpuId) -> Option<&'static Shared> {
     // SAFETY: the table holds pool-window addresses of initialized blocks that are never freed; only the
     // `Sync` part of the block is referred to.
     Some(unsafe { &(*(block as *const CpuBlock)).shared })
+}
+
+/// The root table that a CPU has loaded or is about to load; `None` if it is not up.
+#[expect(unsafe_code, reason = "CPU blocks are reached by address")]
+pub fn root_of(cpu: CpuId) -> Option<u64> {
+    let block = *node_page().blocks.get(cpu.index())?;
+    if block == 0 {
+        return None;
+    }
+    // SAFETY: as in `shared_of`; the root is a `Word`, which anybody may read, and only it is referred to.
+    Some(unsafe { (*core::ptr::addr_of!((*(block as *const CpuBlock)).scheduling.root)).get() })
 }
 
 /// Local APIC id of a CPU.

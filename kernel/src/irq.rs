@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use kcore::cross::{Place, place};
 use kcore::ipc::{Key, State};
 use kcore::layout::{KERNEL_THREADS, MAX_SYSTEM_BASE};
 use l4abi::error::ErrorCode;
@@ -68,7 +69,7 @@ pub fn attach(id: ThreadId, pager: u64) -> Result<(), ErrorCode> {
         return Err(ErrorCode::InvalidThread);
     }
     HANDLERS[line].store(pager, Ordering::Release);
-    if !ioapic::route(line as u32, handler.key().cpu()) {
+    if !ioapic::route(line as u32, handler.travel.home()) {
         return Err(ErrorCode::InvalidThread);
     }
     ioapic::unmask(line as u32);
@@ -99,14 +100,25 @@ pub fn acknowledge(me: TcbRef, id: u64) -> bool {
 pub fn fired(cpu: &PerCpu, line: u32) -> Next {
     ioapic::mask(line);
     apic::end_of_interrupt();
+    handle(cpu, line)
+}
+
+/// Line `line`, which is masked, fired; its handler may be on another CPU, being under way or having moved while
+/// the interrupt was: then the line is passed on.
+pub fn handle(cpu: &PerCpu, line: u32) -> Next {
     let current = cpu.current.get();
     let id = HANDLERS.get(line as usize).map_or(0, |h| h.load(Ordering::Acquire));
     let Some(handler) = thread::lookup(id) else { return resume(cpu, current) };
-    if handler.key().cpu() != cpu.number() {
-        // The handler moved while the interrupt was on its way.
-        let _ = ioapic::route(line, handler.key().cpu());
-        ioapic::unmask(line);
-        return resume(cpu, current);
+    match place(handler.key(), handler.travel.target.get() as u16, cpu.number()) {
+        Place::Here => {}
+        Place::At(to) | Place::Passing(to) => {
+            crate::cross::pass_line(to, line);
+            return resume(cpu, current);
+        }
+        Place::Coming => {
+            crate::cross::pass_line(cpu.number(), line);
+            return resume(cpu, current);
+        }
     }
     handler.irq_pending.set(handler.irq_pending.get() | 1 << line);
     handler.set_flag(Key::INTERRUPT);
@@ -165,7 +177,7 @@ pub fn handler_gone(t: TcbRef) {
 pub fn handler_moved(t: TcbRef) {
     for (line, handler) in HANDLERS.iter().enumerate().take(system_base() as usize) {
         if handler.load(Ordering::Relaxed) == t.id.get() {
-            let _ = ioapic::route(line as u32, t.key().cpu());
+            let _ = ioapic::route(line as u32, t.travel.home());
         }
     }
 }

@@ -1,43 +1,342 @@
-//! Across CPUs: requests to the owners of threads, shootdowns.
+//! Across CPUs: threads that travel, shootdowns, migration.
+//!
+//! What one CPU wants done to a thread of another is done by the thread that wants it, on the CPU of the other
+//! (`kcore::cross` has the rules). So a cross-CPU send is the sender travelling to the receiver's CPU and
+//! sending there; a call from afar is the caller running its system call there and going home. All code
+//! outside this directory works on threads of its own CPU only.
+//!
+//! A thread that waits for the reply of a partner *waits where the partner is*. The reply is then delivered
+//! there, whatever its send timeout, and takes the caller home: two interrupts per round trip, and none if
+//! the other CPU looks by itself while it has nothing to do.
+//!
+//! ```text
+//!  CPU A                            CPU B
+//!  client: Call(server)
+//!   send phase: not here
+//!   depart ------- mailbox, IPI --> arrive: send phase, the server runs
+//!   (others run)                    client waits here, its key says VISITING
+//!                                   server: ReplyWait(client)
+//!                                   reply delivered, client is ready, not at home
+//!   arrive: ready <-- mailbox, IPI -- depart
+//! ```
 
+pub mod counters;
+pub mod errand;
+pub mod migrate;
+pub mod quarantine;
 pub mod shootdown;
+pub mod transfer;
 
+use kcore::cross::mailbox::{Letter, Ring};
+use kcore::cross::{NOWHERE, Step, place, step};
+use kcore::ipc::{Key, State};
+use kcore::sched::List;
+use kcore::types::{CpuId, VirtAddr};
 use l4abi::error::IpcCode;
+use l4abi::ext::IpcFlags;
+use l4abi::syscall::SyscallNo;
 
+use crate::arch::x86_64::{apic, cpu_ops, cpulocal, vectors};
+use crate::cross::counters::{Counter, count};
+use crate::cross::errand::Errand;
 use crate::ipc::result::{Phase, fail};
-use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
-use crate::thread::tcb::TcbRef;
+use crate::sched::{self, NEVER_US, Next};
+use crate::thread::tcb::{Sender, TcbRef};
+use crate::thread::{self, utcb};
+use crate::{cpu, irq, time};
 
-/// Serves requests of other CPUs.
-#[inline]
-pub fn poll(_cpu: &PerCpu) {}
+/// How long a thread waits before it looks again for one that is under way.
+const RETRY_US: u64 = 20;
+/// How long an idle CPU looks by itself before it sleeps.
+const LOOK_US: u64 = 30;
+
+/// A thread in a mailbox, named by its page in the pool window: unlike its slot of the array that address is
+/// right on every CPU at all times.
+#[derive(Clone, Copy)]
+pub struct Parcel(u64);
+
+impl Letter for Parcel {
+    type Word = core::sync::atomic::AtomicU64;
+
+    #[inline(always)]
+    fn to_word(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    #[inline(always)]
+    fn link(&self) -> &Self::Word {
+        &thread::table::in_window(self.0).travel.link
+    }
+}
+
+/// Looks for work from other CPUs and does it.
+#[inline(always)]
+pub fn poll(cpu: &PerCpu) {
+    let shared = &cpu::this().shared;
+    if !shared.mailbox.is_empty() || !shared.shootdowns.is_empty() || !shared.irq_lines.is_empty() {
+        serve(cpu);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn serve(cpu: &PerCpu) {
+    let shared = &cpu::this().shared;
+    serve_shootdowns();
+    shared.irq_lines.take(|line| settle(cpu, irq::handle(cpu, line as u32)));
+    for parcel in shared.mailbox.take::<Parcel>() {
+        let t = welcome(cpu, parcel);
+        settle(cpu, errand::run(cpu, t));
+    }
+    // The thread that was to run may have been changed, moved or deleted.
+    cpu.reschedule.set(true);
+}
 
 /// Serves shootdown requests only; safe anywhere.
-pub fn serve_shootdowns() {}
-
-/// An interrupt of another CPU arrived.
-pub fn on_interrupt(_cpu: &PerCpu, _vector: u8) {}
-
-/// Has the system call of `me` done on CPU `owner`.
-pub fn forward(_cpu: &PerCpu, me: TcbRef, _owner: u16) -> Next {
-    Next::Thread(me)
+pub fn serve_shootdowns() {
+    if cpu::local_window_live() {
+        shootdown::serve();
+    }
 }
 
-/// Send phase of `me` to a thread on another CPU.
-pub fn send(cpu: &PerCpu, me: TcbRef, _dest: TcbRef) -> Next {
-    fail(cpu, me, Phase::Send, IpcCode::NoPartner, 0)
+/// An interrupt of another CPU arrived. Requests wait for the way out of the kernel ([`poll`]).
+pub fn on_interrupt(_cpu: &PerCpu, vector: u8) {
+    count(Counter::InterruptsReceived);
+    if vector == vectors::SHOOTDOWN {
+        serve_shootdowns();
+    }
 }
 
-/// `me` takes the message of a queued sender on another CPU.
-pub fn accept(_cpu: &PerCpu, _me: TcbRef, _sender: TcbRef) -> Next {
+/// Nothing runs: looks for a while, then sleeps until an interrupt.
+pub fn idle(cpu: &PerCpu) {
+    let shared = &cpu::this().shared;
+    shared.mailbox.promise();
+    let start = cpu_ops::rdtsc();
+    let look = crate::arch::x86_64::clock::tsc_hz() / 1_000_000 * LOOK_US;
+    loop {
+        if !shared.mailbox.is_empty() || !shared.irq_lines.is_empty() {
+            break;
+        }
+        serve_shootdowns();
+        if cpu_ops::rdtsc().wrapping_sub(start) > look {
+            if shared.mailbox.may_sleep() {
+                cpulocal::wait_for_interrupt();
+            }
+            break;
+        }
+        core::hint::spin_loop();
+    }
+    shared.mailbox.withdraw();
+    poll(cpu);
+}
+
+/// Somebody should run after work for another CPU: he is queued, the interrupted thread goes on if it can.
+fn settle(cpu: &PerCpu, next: Next) {
+    if let Next::Thread(t) = next
+        && t.is_runnable()
+        && t != cpu.idle.get()
+    {
+        sched::enqueue(cpu, t);
+    }
+}
+
+/// A thread arrives: from here on this CPU owns it.
+fn welcome(cpu: &PerCpu, parcel: Parcel) -> TcbRef {
+    let here = cpu.number();
+    let page = thread::table::in_window(parcel.0);
+    let t = thread::slot(l4abi::id::ThreadId::from_raw(page.id.get()).number().0);
+    let (word, bit) = (usize::from(here / 64), 1u64 << (here % 64));
+    let known = page.travel.known[word].get();
+    if known & bit == 0 {
+        // This CPU may have a translation from before the thread existed.
+        cpulocal::forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
+        page.travel.known[word].set(known | bit);
+    }
+    let at_home = t.travel.home() == here;
+    let mut key = t.key().with_cpu(here).0 & !Key::VISITING;
+    if !at_home {
+        key |= Key::VISITING;
+    }
+    t.key.set(key);
+    if at_home {
+        quarantine::move_to_node(cpu, t);
+    }
+    let deadline = t.travel.deadline.replace(NEVER_US);
+    if deadline != NEVER_US {
+        sched::set_wakeup(cpu, t, deadline);
+    }
+    count(Counter::RequestsReceived);
+    t
+}
+
+/// Sends `t`, a thread of this CPU, to CPU `to` with `errand`. Its state stays what it is; it is nobody's from
+/// here on. Those queued at it follow.
+pub fn depart(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand) {
+    let followers = List::<TcbRef, Sender>::new();
+    dispatch(cpu, t, to, errand, &followers);
+    while let Some(s) = followers.pop() {
+        let Some(dest) = s.travel.follows.take() else { continue };
+        s.set_state(State::Remote);
+        dispatch(cpu, s, to, Errand::Send { dest }, &followers);
+    }
+}
+
+fn dispatch(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand, followers: &List<TcbRef, Sender>) {
+    debug_assert!(to != cpu.number() && t.key().cpu() == cpu.number());
+    while let Some(s) = t.senders.pop() {
+        s.partner.set(None);
+        s.travel.follows.set(Some(t.id.get()));
+        followers.push_back(s);
+    }
+    cpu.ready.dequeue(t, t.priority.get());
+    let deadline = if t.key().has(Key::TIMED) { t.wake_link.at() } else { NEVER_US };
+    sched::clear_wakeup(cpu, t);
+    thread::fpu::write_back(cpu, t);
+    t.travel.deadline.set(deadline);
+    t.travel.errand.set(errand);
+    t.travel.target.set(u64::from(to));
+    t.key.set(t.key().with_cpu(NOWHERE).0 | Key::VISITING);
+    sched::vacate(cpu, t);
+    count(Counter::RequestsSent);
+    let Some(shared) = cpu::shared_of(CpuId::new(to)) else {
+        panic!("thread {:#x} sent to CPU {to}, which is not up", t.id.get());
+    };
+    if shared.mailbox.push(Parcel(t.travel.page.get())) == Ring::Needed {
+        ring(to, vectors::REQUEST);
+        count(Counter::RequestInterrupts);
+    }
+}
+
+/// Interrupts another CPU.
+fn ring(to: u16, vector: u8) {
+    if let Some(id) = cpu::apic_id_of(CpuId::new(to)) {
+        apic::send(vector, id);
+    }
+}
+
+/// Interrupt line `line` is the matter of a thread on CPU `to`.
+pub fn pass_line(to: u16, line: u32) {
+    if let Some(shared) = cpu::shared_of(CpuId::new(to)) {
+        shared.irq_lines.ask(line as usize);
+        ring(to, vectors::REQUEST);
+    }
+}
+
+/// A thread that is not of this CPU, or not at home here, was to run: it goes home. One that is elsewhere
+/// already is no longer this CPU's matter.
+#[cold]
+#[inline(never)]
+pub fn go_home(cpu: &PerCpu, t: TcbRef) {
+    if t.key().cpu() == cpu.number() && matches!(t.state(), State::Ready | State::Receiving) {
+        depart(cpu, t, t.travel.home(), Errand::Home);
+    }
+}
+
+/// Brings `me` one step nearer to `other`. True if that is here; otherwise `me` is under way, or looks again in a
+/// moment, and runs `errand` then.
+pub fn reach(cpu: &PerCpu, me: TcbRef, other: TcbRef, errand: Errand) -> bool {
+    let at = place(other.key(), other.travel.target.get() as u16, cpu.number());
+    match step(at, me.number().get(), other.number().get()) {
+        Step::Act => return true,
+        Step::Follow(to) => {
+            me.set_state(State::Remote);
+            depart(cpu, me, to, errand);
+        }
+        Step::Wait => wait_a_moment(cpu, me, errand),
+    }
+    false
+}
+
+/// `me` looks again soon. The wake-up that it may have keeps its time meanwhile.
+pub fn wait_a_moment(cpu: &PerCpu, me: TcbRef, errand: Errand) {
+    let deadline = if me.key().has(Key::TIMED) { me.wake_link.at() } else { NEVER_US };
+    me.travel.deadline.set(deadline);
+    me.travel.errand.set(errand);
+    me.set_state(State::Remote);
+    sched::set_wakeup(cpu, me, time::now_us() + RETRY_US);
+}
+
+/// The moment is over.
+pub fn again(cpu: &PerCpu, me: TcbRef) {
+    restore_deadline(cpu, me);
+    settle(cpu, errand::run(cpu, me));
+}
+
+fn restore_deadline(cpu: &PerCpu, me: TcbRef) {
+    sched::clear_wakeup(cpu, me);
+    let deadline = me.travel.deadline.replace(NEVER_US);
+    if deadline != NEVER_US {
+        sched::set_wakeup(cpu, me, deadline);
+    }
+}
+
+/// `t`, which looks for another thread in the middle of an IPC, is to be aborted: back into the state that the
+/// rules of aborting know.
+pub fn interrupt_errand(cpu: &PerCpu, t: TcbRef) {
+    let state = match t.travel.errand.get() {
+        Errand::Send { .. } => State::Polling,
+        Errand::Resume { state } => state,
+        Errand::Fetch => State::Receiving,
+        _ => return,
+    };
+    restore_deadline(cpu, t);
+    t.set_state(state);
+}
+
+/// Has the system call of `me` done on the CPU of `t`.
+pub fn forward(cpu: &PerCpu, me: TcbRef, t: TcbRef, call: SyscallNo) -> Next {
+    match reach(cpu, me, t, Errand::Syscall { call }) {
+        // It came here meanwhile.
+        true => crate::syscall::run(cpu, me, call),
+        false => Next::Schedule,
+    }
+}
+
+/// Send phase of `me` to a thread on another CPU. `redirected` is whom the message was for, if a redirector
+/// gets it.
+pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef, redirected: u64) -> Next {
+    if !me.key().has(Key::KERNEL_IPC)
+        && IpcFlags::of(utcb::flags(me)).contains(IpcFlags::STAY_ON_CPU)
+        && dest.travel.home() != me.travel.home()
+    {
+        // Bit 63 of the error word: it is not zero even for processor 0.
+        let offset = u64::from(dest.travel.home()) | 1 << 59;
+        return fail(cpu, me, Phase::Send, IpcCode::WouldCross, offset);
+    }
+    count(Counter::CrossIpc);
+    me.travel.redirected.set(redirected);
+    match reach(cpu, me, dest, Errand::Send { dest: dest.id.get() }) {
+        true => errand::send_here(cpu, me, dest),
+        false => Next::Schedule,
+    }
+}
+
+/// Whether visiting `me`, about to wait for `awaited`, does so here: the partner lives on this CPU.
+pub fn may_wait_here(cpu: &PerCpu, me: TcbRef, awaited: u64) -> bool {
+    me.senders.is_empty()
+        && thread::lookup(awaited).is_some_and(|partner| partner.key().lives_on(cpu.number()))
+}
+
+/// Visiting `me` goes home and does its receive phase from `from` there.
+pub fn receive_at_home(cpu: &PerCpu, me: TcbRef, from: u64) {
+    me.then_receive.set(from);
+    me.set_state(State::Remote);
+    depart(cpu, me, me.travel.home(), Errand::Receive);
+}
+
+/// `sender` has strings for `dest`, which waits away from home: both go there, because strings are copied on the
+/// receiver's CPU.
+pub fn meet_at_home(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Next {
+    let home = dest.travel.home();
+    let id = dest.id.get();
+    depart(cpu, dest, home, Errand::Home);
+    sender.set_state(State::Remote);
+    depart(cpu, sender, home, Errand::Send { dest: id });
     Next::Schedule
 }
-
-/// Moves `t` to CPU `to` for `me`.
-pub fn migrate(_cpu: &PerCpu, me: TcbRef, _t: TcbRef, _to: u16) -> Next {
-    Next::Thread(me)
-}
-
-/// The thread that `sender`, of another CPU, is queued at is gone.
-pub fn partner_gone(_cpu: &PerCpu, _sender: TcbRef) {}

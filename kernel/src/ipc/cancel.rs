@@ -3,7 +3,7 @@
 use kcore::ipc::{Key, State};
 use l4abi::error::IpcCode;
 
-use crate::ipc::result::{Phase, fail, transfer_failed};
+use crate::ipc::result::{Phase, fail};
 use crate::ipc::{kernel_msg, transfer};
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, work};
@@ -11,6 +11,9 @@ use crate::thread::tcb::{Outer, TcbRef};
 
 /// Aborts the receive and/or send phase of `t`, a thread of this CPU, if it is in one.
 pub fn abort(cpu: &PerCpu, t: TcbRef, receive: bool, send: bool) {
+    if t.state() == State::Remote {
+        crate::cross::interrupt_errand(cpu, t);
+    }
     let state = t.state();
     // A fault in the middle of a transfer hides the transfer: it goes first.
     if t.key().has(Key::KERNEL_IPC) {
@@ -52,17 +55,7 @@ pub fn abort_transfer(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) {
 
 /// Ends the parked transfer from `sender` to `dest` with an error for each.
 pub fn end_transfer(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, codes: (IpcCode, IpcCode)) {
-    let offset = dest.transfer.copy.bytes.get();
-    for t in [sender, dest] {
-        work::clear(t);
-        if t.key().has(Key::KERNEL_IPC) && t.outer.get().state != State::Ready {
-            drop_kernel_ipc(cpu, t);
-        }
-    }
-    dest.transfer.copy.reset();
-    transfer_failed(cpu, sender, dest, codes, offset);
-    sched::enqueue(cpu, sender);
-    sched::enqueue(cpu, dest);
+    crate::cross::transfer::end(cpu, sender, dest, codes);
 }
 
 /// `t` is in an IPC that the kernel makes. Outside a transfer it restarts at user level; the instruction that
@@ -96,7 +89,7 @@ fn abort_kernel_ipc(cpu: &PerCpu, t: TcbRef, receive: bool, send: bool) {
 }
 
 /// Forgets the kernel IPC of `t` without an answer.
-fn drop_kernel_ipc(cpu: &PerCpu, t: TcbRef) {
+pub fn drop_kernel_ipc(cpu: &PerCpu, t: TcbRef) {
     unqueue(t);
     sched::clear_wakeup(cpu, t);
     let outer = t.outer.replace(Outer::USER);
@@ -121,10 +114,6 @@ pub fn for_deletion(cpu: &PerCpu, t: TcbRef) {
     unqueue(t);
     work::clear(t);
     while let Some(sender) = t.senders.pop() {
-        if sender.key().cpu() != cpu.number() {
-            crate::cross::partner_gone(cpu, sender);
-            continue;
-        }
         sender.partner.set(None);
         sched::clear_wakeup(cpu, sender);
         let _ = fail(cpu, sender, Phase::Send, IpcCode::NoPartner, 0);

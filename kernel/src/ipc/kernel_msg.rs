@@ -112,7 +112,8 @@ pub fn raise(cpu: &PerCpu, t: TcbRef, ipc: KernelIpc, to: u64, outer: Outer) -> 
     t.timeouts.set(0);
     let Some(dest) = thread::lookup(to) else { return failed(cpu, t) };
     if dest.key().cpu() != t.key().cpu() {
-        return crate::cross::send(cpu, t, dest);
+        t.partner.set(None);
+        return crate::cross::send(cpu, t, dest, 0);
     }
     if dest.state() == State::Waiting && takes(dest, t) {
         return match begin_transfer(cpu, t, dest) {

@@ -84,17 +84,21 @@ fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
     me.then_receive.set(from);
     me.virtual_sender.set(0);
     let Some(mut dest) = thread::resolve(me, to) else { return no_thread(cpu, me, to) };
+    let mut redirected = 0;
     if let Some(redirector) = thread::redirect(me, dest) {
-        utcb::set_intended_receiver(redirector, dest.id.get());
+        redirected = dest.id.get();
         dest = redirector;
     }
     if MsgTag::from_raw(me.reg(reg::R9)).is_propagated() {
         propagate(cpu, me, dest);
     }
     if dest.key().cpu() != me.key().cpu() {
-        return crate::cross::send(cpu, me, dest);
+        return crate::cross::send(cpu, me, dest, redirected);
     }
-    send_local(cpu, me, dest)
+    if redirected != 0 {
+        utcb::set_intended_receiver(dest, redirected);
+    }
+    send_local(cpu, me, dest, None)
 }
 
 /// `to` names no thread: an interrupt line that is to be enabled again, or nobody.
@@ -106,19 +110,29 @@ fn no_thread(cpu: &PerCpu, me: TcbRef, to: u64) -> Next {
     }
 }
 
-/// The send phase when both threads are on this CPU.
+/// The send phase when both threads are on this CPU. `deadline` is that of a send phase that has begun already.
 #[inline(always)]
-pub fn send_local(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
+pub fn send_local(
+    cpu: &PerCpu,
+    me: TcbRef,
+    dest: TcbRef,
+    deadline: Option<timeout::Deadline>,
+) -> Next {
     if dest.state() == State::Waiting && takes(dest, me) {
         return deliver(cpu, me, dest);
     }
-    not_ready(cpu, me, dest)
+    not_ready(cpu, me, dest, deadline)
 }
 
 /// `dest` does not wait for `me`: `me` polls, or gives up at once.
 #[inline(never)]
-fn not_ready(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
-    match timeout::send_deadline(me) {
+fn not_ready(
+    cpu: &PerCpu,
+    me: TcbRef,
+    dest: TcbRef,
+    deadline: Option<timeout::Deadline>,
+) -> Next {
+    match deadline.unwrap_or_else(|| timeout::send_deadline(me)) {
         timeout::Deadline::Now => fail(cpu, me, Phase::Send, IpcCode::Timeout, 0),
         deadline => {
             poll_at(cpu, me, dest, deadline);
@@ -164,6 +178,9 @@ fn propagate(_cpu: &PerCpu, me: TcbRef, dest: TcbRef) {
 /// Moves the message of `sender` to `dest`, which waits for it. Both are on this CPU; either may be current.
 #[inline(always)]
 fn deliver(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Next {
+    if dest.key().has(Key::VISITING) && transfer::has_strings(sender) {
+        return crate::cross::meet_at_home(cpu, sender, dest);
+    }
     match begin_transfer(cpu, sender, dest) {
         Outcome::Done => sent(cpu, sender, Next::Thread(dest)),
         Outcome::Failed => {
@@ -250,6 +267,10 @@ fn receive_phase_full(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Nex
         return go_on(cpu, me, partner);
     };
     me.awaited.set(awaited.0);
+    if me.key().has(Key::VISITING) && !crate::cross::may_wait_here(cpu, me, awaited.0) {
+        crate::cross::receive_at_home(cpu, me, from);
+        return partner;
+    }
     if !me.senders.is_empty()
         && let Some(sender) = me.senders.find(|s| takes(me, s))
     {
@@ -291,9 +312,6 @@ fn receive_from(cpu: &PerCpu, me: TcbRef, sender: TcbRef, partner: Next) -> Next
     }
     me.senders.remove(sender);
     me.set_state(State::Waiting);
-    if sender.key().cpu() != me.key().cpu() {
-        return crate::cross::accept(cpu, me, sender);
-    }
     sched::clear_wakeup(cpu, sender);
     sender.partner.set(None);
     match begin_transfer(cpu, sender, me) {
@@ -315,7 +333,7 @@ fn receive_from(cpu: &PerCpu, me: TcbRef, sender: TcbRef, partner: Next) -> Next
 /// Who runs after `me` took the message of a queued `sender`. If both can, the sender: it waited longer, and
 /// programs written for other X.2 kernels count on it.
 fn sender_first(cpu: &PerCpu, me: TcbRef, sender: TcbRef) -> Next {
-    if !sender.is_runnable() || sender.priority.get() < me.priority.get() {
+    if !sched::may_run(cpu, sender) || sender.priority.get() < me.priority.get() {
         return Next::Thread(me);
     }
     cpu.ready.enqueue_first(me, me.priority.get());

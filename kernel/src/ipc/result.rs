@@ -28,7 +28,10 @@ pub fn received(dest: TcbRef, sender: TcbRef, tag: MsgTag) {
         return;
     }
     let mut flags = tag.with_flags(TagFlags::empty());
-    if sender.key().cpu() != dest.key().cpu() {
+    // Partners meet on one CPU: if they do not live on the same, one of them is a visitor.
+    if Key(sender.key().0 | dest.key().0).has(Key::VISITING)
+        && sender.travel.home() != dest.travel.home()
+    {
         flags = flags.add_flags(TagFlags::CROSS_CPU);
     }
     dest.set_reg(reg::R9, flags.raw());

@@ -278,12 +278,5 @@ pub fn transfer_timeout(cpu: &PerCpu, dest: TcbRef) {
 /// The pager of `t` answered a fault in a transfer: `t` is back in `outer`, the receiver goes on.
 pub fn fault_answered(t: TcbRef, outer: Outer) {
     t.set_state(outer.state);
-    let receiver = match outer.state {
-        State::Receiving => Some(t),
-        _ => outer.partner,
-    };
-    if let Some(receiver) = receiver {
-        work::set(receiver, Work::Transfer);
-        sched::enqueue(sched::this_cpu(), receiver);
-    }
+    let _ = crate::cross::transfer::resume(sched::this_cpu(), t);
 }

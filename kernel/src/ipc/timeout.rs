@@ -44,6 +44,10 @@ pub fn start(cpu: &PerCpu, t: TcbRef, deadline: Deadline) {
 
 /// The time of `t` has come; it is out of the wake-up queue already.
 pub fn expired(cpu: &PerCpu, t: TcbRef) {
+    if t.state() == State::Remote {
+        crate::cross::again(cpu, t);
+        return;
+    }
     if matches!(t.state(), State::Sending | State::Receiving)
         || (t.key().has(Key::KERNEL_IPC) && t.outer.get().state == State::Receiving)
     {

@@ -125,6 +125,21 @@ fn set_word(t: TcbRef, i: usize, value: u64) {
     if i < 8 { t.set_reg(reg::R9 + i, value) } else { utcb::set_mr(t, i, value) }
 }
 
+/// Whether the message that `t` sends has string items.
+pub fn has_strings(t: TcbRef) -> bool {
+    let tag = tag_of(t);
+    let mut at = tag.untyped() + 1;
+    let end = (tag.untyped() + tag.typed()).min(MAX_WORDS);
+    while at <= end {
+        match ItemHead::parse(word(t, at)) {
+            Ok(ItemHead::String(_)) => return true,
+            Ok(_) => at += 2,
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
 /// Moves a message with typed items.
 #[inline(never)]
 pub fn begin(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome {

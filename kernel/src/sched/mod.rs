@@ -46,6 +46,10 @@ pub fn enqueue(cpu: &PerCpu, t: TcbRef) {
     if t == cpu.current.get() {
         return;
     }
+    if !t.key().lives_on(cpu.number()) {
+        crate::cross::go_home(cpu, t);
+        return;
+    }
     cpu.ready.enqueue(t, t.priority.get());
     if t.priority.get() > cpu.current.get().priority.get() {
         cpu.reschedule.set(true);
@@ -96,7 +100,7 @@ pub fn leave(cpu: &PerCpu, mut next: Next) -> TcbRef {
     loop {
         crate::cross::poll(cpu);
         let t = match next {
-            Next::Thread(t) if !cpu.reschedule.get() && t.is_runnable() => t,
+            Next::Thread(t) if !cpu.reschedule.get() && may_run(cpu, t) => t,
             Next::Thread(t) => contend(cpu, t),
             Next::Schedule => pick(cpu),
         };
@@ -114,11 +118,28 @@ pub fn leave(cpu: &PerCpu, mut next: Next) -> TcbRef {
     }
 }
 
+/// Whether `t` can run, on this CPU.
+#[inline(always)]
+pub fn may_run(cpu: &PerCpu, t: TcbRef) -> bool {
+    t.is_runnable() && t.key().lives_on(cpu.number())
+}
+
+/// `t` is taken from this CPU: if it is running, nobody is. Its key says already that it cannot run here.
+pub fn vacate(cpu: &PerCpu, t: TcbRef) {
+    if cpu.current.get() == t {
+        suspend_slice(cpu, t);
+        activate(cpu, cpu.idle.get());
+    }
+}
+
 /// `t` was to run, but a thread became ready that may have a higher priority.
 #[cold]
 fn contend(cpu: &PerCpu, t: TcbRef) -> TcbRef {
     cpu.reschedule.set(false);
-    if !t.is_runnable() {
+    if !may_run(cpu, t) {
+        if t.is_runnable() {
+            crate::cross::go_home(cpu, t);
+        }
         return pick(cpu);
     }
     match cpu.ready.pick(|q| q.is_runnable()) {
@@ -138,7 +159,7 @@ fn contend(cpu: &PerCpu, t: TcbRef) -> TcbRef {
 fn pick(cpu: &PerCpu) -> TcbRef {
     cpu.reschedule.set(false);
     let current = cpu.current.get();
-    if current.is_runnable() && current != cpu.idle.get() {
+    if may_run(cpu, current) && current != cpu.idle.get() {
         suspend_slice(cpu, current);
         cpu.ready.enqueue_first(current, current.priority.get());
     }
@@ -150,8 +171,7 @@ fn pick(cpu: &PerCpu) -> TcbRef {
         }
         activate(cpu, cpu.idle.get());
         cpu.slice_end_us.set(NEVER_US);
-        cpulocal::wait_for_interrupt();
-        crate::cross::poll(cpu);
+        crate::cross::idle(cpu);
         cpu.reschedule.set(false);
     }
 }
@@ -163,7 +183,7 @@ fn activate(cpu: &PerCpu, t: TcbRef) {
     if before == t {
         return;
     }
-    if before.is_runnable() && before != cpu.idle.get() && !before.ready_link.is_queued() {
+    if may_run(cpu, before) && before != cpu.idle.get() && !before.ready_link.is_queued() {
         cpu.ready.enqueue_first(before, before.priority.get());
     }
     cpu.current.set(t);

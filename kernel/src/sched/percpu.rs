@@ -12,6 +12,7 @@ use kcore::types::{NodeId, PhysAddr};
 use crate::cpu::Identity;
 use crate::thread;
 use crate::thread::tcb::TcbRef;
+use crate::util::Word;
 
 /// Scheduling state of one CPU.
 #[repr(C, align(64))]
@@ -29,8 +30,8 @@ pub struct PerCpu {
     pub us_per_tick: Cell<u64>,
     /// The user's stack pointer for the few instructions between SYSCALL and the TCB.
     pub user_rsp: Cell<u64>,
-    /// The CR3 value that is loaded.
-    pub root: Cell<u64>,
+    /// The CR3 value that is loaded; set before it is loaded. Other CPUs read it for shootdowns.
+    pub root: Word,
     /// The idle thread: no number, never queued; its TCB only takes what entries save.
     pub idle: Cell<TcbRef>,
     /// Ready threads.
@@ -82,7 +83,7 @@ impl PerCpu {
             tsc_zero: Cell::new(0),
             us_per_tick: Cell::new(0),
             user_rsp: Cell::new(0),
-            root: Cell::new(0),
+            root: Word::new(0),
             idle: Cell::new(idle),
             ready: RunQueue::new(),
             wakeups: WakeQueue::new(),

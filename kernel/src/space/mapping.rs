@@ -189,5 +189,6 @@ pub fn delete(_cpu: &PerCpu, space: SpaceRef) {
     io::release(space);
     let mut op = DeleteOp::new(name(space));
     in_steps(|s, budget| op.step(s, budget));
+    shootdown::evict(name(space));
     space.free();
 }

@@ -22,6 +22,7 @@ use l4abi::error::ErrorCode;
 use l4abi::fpage::Region;
 use l4abi::utcb::{MR0_OFFSET, location_is_valid};
 
+use crate::cross::migrate;
 use crate::memory;
 use crate::sched::percpu::PerCpu;
 use crate::thread::tcb::TcbRef;
@@ -51,8 +52,6 @@ pub struct Space {
     pub tables: ServingLock,
     /// Root table of each CPU that has run it, physical; 0 = none.
     roots: [AtomicU64; MAX_CPUS],
-    /// CPUs that may hold translations of it, a bit each.
-    active: [AtomicU64; MAX_CPUS / 64],
     /// Ports it may use.
     pub io: io::Ports,
 }
@@ -186,8 +185,12 @@ impl Space {
         }
         self.roots[cpu].store(root.as_u64(), Ordering::Release);
         self.tables.release();
-        self.active[cpu / 64].fetch_or(1 << (cpu % 64), Ordering::AcqRel);
         Some(root.as_u64())
+    }
+
+    /// CR3 value for CPU `cpu`; 0 if it never ran the space.
+    pub fn root_on(&self, cpu: usize) -> u64 {
+        self.roots.get(cpu).map_or(0, |r| r.load(Ordering::Acquire))
     }
 
     /// Copies user entry `index` of the top table to all roots. Called with the space's lock held.
@@ -227,11 +230,6 @@ impl Space {
         let at = VirtAddr::new(core::ptr::from_ref(self) as u64);
         memory::free_page(at.window_phys());
     }
-
-    /// CPUs that may hold translations of the space.
-    pub fn active_cpus(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..MAX_CPUS).filter(|c| self.active[c / 64].load(Ordering::Acquire) >> (c % 64) & 1 != 0)
-    }
 }
 
 /// A new, empty, uninitialised space with `node` as home.
@@ -254,7 +252,6 @@ pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
         utcb_pages: AtomicU32::new(0),
         tables: ServingLock::new(),
         roots: [const { AtomicU64::new(0) }; MAX_CPUS],
-        active: [const { AtomicU64::new(0) }; MAX_CPUS / 64],
         io: io::Ports::new(),
     };
     let at = object.window().as_u64() as *mut Space;
@@ -268,9 +265,12 @@ pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
 
 /// `t` becomes a thread of `space` (leaving its old one is the caller's matter).
 pub fn join(cpu: &PerCpu, space: SpaceRef, t: TcbRef) -> Result<(), ErrorCode> {
-    let root = space
-        .root_for(usize::from(cpu.number()), cpu.node(), cpu.kernel_root())
-        .ok_or(ErrorCode::OutOfMemory)?;
+    let home = t.travel.home();
+    let root = match home == cpu.number() {
+        true => space.root_for(usize::from(home), cpu.node(), cpu.kernel_root()),
+        false => migrate::root_on(space, home),
+    };
+    let root = root.ok_or(ErrorCode::OutOfMemory)?;
     space.threads.fetch_add(1, Ordering::AcqRel);
     t.space.set(Some(space));
     t.root.set(root);

@@ -7,6 +7,7 @@ use l4abi::id::ThreadId;
 use l4abi::schedule::{DEFAULT_PRIORITY, DEFAULT_TIMESLICE_US};
 
 use crate::arch::x86_64::tcb_area;
+use crate::cross::quarantine;
 use crate::ipc::kernel_msg::KernelIpc;
 use crate::memory;
 use crate::sched::percpu::PerCpu;
@@ -25,6 +26,7 @@ pub fn create(cpu: &PerCpu, id: ThreadId, scheduler: u64) -> Result<TcbRef, Erro
     }
     let t = slot(number.get());
     initialise(t, cpu.number(), scheduler);
+    t.travel.start(cpu.number(), page.window().as_u64());
     // Last: from here on the thread can be found.
     t.id.set(id.raw());
     Ok(t)
@@ -69,6 +71,6 @@ fn initialise(t: TcbRef, cpu: u16, scheduler: u64) {
 /// Gives back the TCB of a deleted thread; its id is 0 already.
 pub fn release(t: TcbRef) {
     if let Some(page) = tcb_area::unmap(t.number()) {
-        memory::free_page(page);
+        quarantine::put(page);
     }
 }

@@ -7,9 +7,11 @@ use kcore::ipc::{Key, State};
 use l4abi::control::UTCB_UNSPECIFIED as UNSPECIFIED;
 use l4abi::error::ErrorCode;
 use l4abi::id::ThreadId;
+use l4abi::syscall::SyscallNo;
 use l4abi::utcb::MR0_OFFSET;
 
 use crate::cross;
+use crate::cross::errand::Errand;
 use crate::ipc::{cancel, kernel_msg};
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
@@ -45,14 +47,34 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
         utcb: me.reg(reg::R9),
     };
     if thread::is_privileged(me) && !args.dest.is_local() {
-        let t = thread::slot(args.dest.number().0);
-        if t.id.get() != 0 && t.key().cpu() != cpu.number() {
-            return cross::forward(cpu, me, t.key().cpu());
+        let t = thread::table::slot_now(args.dest.number().0);
+        let call = SyscallNo::ThreadControl;
+        if t.id.get() != 0 && t != me {
+            let busy = t.key().cpu() == cpu.number() && leave_transfer(cpu, &args, t);
+            if t.key().cpu() != cpu.number() {
+                return cross::forward(cpu, me, t, call);
+            }
+            if busy {
+                cross::wait_a_moment(cpu, me, Errand::Syscall { call });
+                return Next::Schedule;
+            }
         }
     }
     let result = decode(me, &args).and_then(|action| commit(cpu, &args, action));
     crate::syscall::set_result(me, result.map(|()| 1));
     Next::Thread(me)
+}
+
+/// `t` is to be deleted or to become another thread while it is in a transfer whose partner is on another CPU: it
+/// leaves that first, and the caller follows it. It does not run meanwhile. True if it is still telling its partner.
+fn leave_transfer(cpu: &PerCpu, args: &Args, t: TcbRef) -> bool {
+    let changes = args.space == 0 || t.id.get() != args.dest.raw();
+    if changes && cross::transfer::partner_elsewhere(cpu, t).is_some() {
+        t.set_flag(Key::HALTED);
+        cancel::abort(cpu, t, true, true);
+    }
+    let tells = t.state() == State::Remote && matches!(t.travel.errand.get(), Errand::End { .. });
+    changes && tells
 }
 
 /// A local id becomes global where it names a thread of the caller's space; others stay as they are.
@@ -81,7 +103,7 @@ fn decode(me: TcbRef, args: &Args) -> Result<Action, ErrorCode> {
     if number < crate::irq::user_base() || number >= 1 << kcore::layout::THREAD_BITS {
         return Err(ErrorCode::InvalidThread);
     }
-    let t = thread::slot(number);
+    let t = thread::table::slot_now(number);
     let exists = t.id.get() != 0;
     if args.space == 0 {
         return match exists {
@@ -258,6 +280,8 @@ pub fn delete(cpu: &PerCpu, t: TcbRef) {
     crate::irq::handler_gone(t);
     thread::fpu::drop_state(cpu, t);
     sched::forget(cpu, t);
+    t.set_state(State::Absent);
+    sched::vacate(cpu, t);
     t.id.set(0);
     t.key.set(Key::new(State::Absent, t.key().cpu()).0);
     t.utcb.set(0);

@@ -4,6 +4,7 @@ use kcore::ipc::{Key, State};
 use l4abi::error::ErrorCode;
 use l4abi::exregs::Control;
 use l4abi::id::ThreadId;
+use l4abi::syscall::SyscallNo;
 
 use crate::cross;
 use crate::ipc::{cancel, kernel_msg};
@@ -22,7 +23,7 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
         return Next::Thread(me);
     };
     if t.key().cpu() != cpu.number() {
-        return cross::forward(cpu, me, t.key().cpu());
+        return cross::forward(cpu, me, t, SyscallNo::ExchangeRegisters);
     }
     let control = Control::from_bits_retain(me.reg(reg::RSI));
     let old = Old::of(t);
@@ -101,11 +102,6 @@ impl Old {
 }
 
 fn apply(cpu: &PerCpu, me: TcbRef, t: TcbRef, control: Control, new: &Values) -> Next {
-    let aborts = control.intersects(Control::RECEIVE | Control::SEND);
-    if aborts {
-        let receive = control.contains(Control::RECEIVE);
-        cancel::abort(cpu, t, receive, control.contains(Control::SEND));
-    }
     if control.contains(Control::SET_HANDLE) {
         utcb::set_handle(t, new.handle);
     }
@@ -117,6 +113,11 @@ fn apply(cpu: &PerCpu, me: TcbRef, t: TcbRef, control: Control, new: &Values) ->
     }
     if control.contains(Control::SET_HALT) {
         set_halted(cpu, t, control.contains(Control::HALT));
+    }
+    // Last: the thread may leave for the CPU of its partner.
+    if control.intersects(Control::RECEIVE | Control::SEND) {
+        let receive = control.contains(Control::RECEIVE);
+        cancel::abort(cpu, t, receive, control.contains(Control::SEND));
     }
     match t == me && t.key().has(Key::HALTED) {
         true => Next::Schedule,

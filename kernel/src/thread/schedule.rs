@@ -3,6 +3,7 @@
 use kcore::ipc::{Key, State};
 use l4abi::error::ErrorCode;
 use l4abi::schedule::{PreemptionControl, TimeControl, parse_priority, parse_processor};
+use l4abi::syscall::SyscallNo;
 use l4abi::time::Time;
 
 use crate::cross;
@@ -19,7 +20,7 @@ pub fn thread_switch(cpu: &PerCpu, me: TcbRef) -> Next {
     };
     match dest {
         Some(t) if t == me => Next::Thread(me),
-        Some(t) if t.key().cpu() == cpu.number() && t.is_runnable() => {
+        Some(t) if sched::may_run(cpu, t) => {
             cpu.ready.enqueue(me, me.priority.get());
             Next::Thread(t)
         }
@@ -39,7 +40,7 @@ pub fn schedule(cpu: &PerCpu, me: TcbRef) -> Next {
         return Next::Thread(me);
     };
     if t.key().cpu() != cpu.number() {
-        return cross::forward(cpu, me, t.key().cpu());
+        return cross::forward(cpu, me, t, SyscallNo::Schedule);
     }
     match decode(me, t) {
         Err(error) => {
@@ -55,7 +56,8 @@ struct Change {
     priority: Option<u8>,
     slice_us: Option<u64>,
     quantum_us: Option<u64>,
-    processor: Option<u16>,
+    /// New processor with the root table for it.
+    processor: Option<(u16, u64)>,
     sensitive: Option<(u8, u16)>,
 }
 
@@ -79,9 +81,10 @@ fn decode(me: TcbRef, t: TcbRef) -> Result<Change, ErrorCode> {
         return Err(ErrorCode::InvalidParameter);
     }
     let processor = parse_processor(me.reg(reg::R8)).map(|p| p.0);
-    if processor.is_some_and(|p| usize::from(p) >= crate::cpu::count()) {
-        return Err(ErrorCode::InvalidParameter);
-    }
+    let processor = match processor.filter(|&p| p != t.travel.home()) {
+        Some(p) => Some((p, cross::migrate::check(me, t, p)?)),
+        None => None,
+    };
     Ok(Change {
         priority,
         slice_us: periods
@@ -135,7 +138,7 @@ fn commit(cpu: &PerCpu, me: TcbRef, t: TcbRef, change: &Change) -> Next {
     me.set_reg(reg::RAX, state);
     me.set_reg(reg::RDX, old_time.raw());
     match change.processor {
-        Some(p) if p != cpu.number() => cross::migrate(cpu, me, t, p),
-        _ => Next::Thread(me),
+        Some((to, root)) => cross::migrate::commit(cpu, me, t, to, root),
+        None => Next::Thread(me),
     }
 }

@@ -3,8 +3,9 @@
 #![expect(unsafe_code, reason = "thread numbers become references to always-mapped slots")]
 
 use kcore::layout::{TCB_AREA, THREAD_BITS};
-use kcore::types::PhysAddr;
+use kcore::types::{PhysAddr, VirtAddr};
 
+use crate::arch::x86_64::cpulocal::forget_page;
 use crate::thread::tcb::{Tcb, TcbRef};
 
 /// The slot of thread number `number` (masked to the array). Never faults: slots without a thread show a page
@@ -16,6 +17,20 @@ pub fn slot(number: u32) -> TcbRef {
     // are valid `Tcb`s (all-zero is: `Option`s are none, enums have a variant 0, no references). TCBs are
     // changed through `Cell`s by their owning CPU with interrupts off, and through atomics by others.
     unsafe { &*((TCB_AREA.as_u64() + index * 4096) as *const Tcb) }
+}
+
+/// The TCB in the page at pool-window address `at`: right on every CPU, whatever it has cached of the array.
+/// Used for threads in mailboxes only.
+pub fn in_window(at: u64) -> TcbRef {
+    // SAFETY: `at` is `Travel::page` of a thread in transit, which nobody deletes or moves; pool windows stay mapped.
+    unsafe { &*(at as *const Tcb) }
+}
+
+/// The slot of `number`, without what this CPU may have cached of its past.
+pub fn slot_now(number: u32) -> TcbRef {
+    let t = slot(number);
+    forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
+    t
 }
 
 /// A TCB outside the array, for a CPU's idle thread, in a zeroed page of the CPU's node that is never freed.

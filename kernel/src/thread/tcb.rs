@@ -7,15 +7,17 @@
 
 use core::cell::Cell;
 use core::mem::{offset_of, size_of};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use kcore::ipc::{Key, State};
-use kcore::layout::TCB_AREA;
+use kcore::layout::{MAX_CPUS, TCB_AREA};
 use kcore::sched::{Link, Linked, List, WakeLink, WakeNode};
 use kcore::types::ThreadNo;
 
 use l4abi::syscall::SyscallNo;
 
 use crate::arch::x86_64::entry::{PLAIN_FLAGS, sysret_address};
+use crate::cross::errand::Errand;
 use crate::ipc::kernel_msg::KernelIpc;
 use crate::ipc::transfer::Transfer;
 use crate::sched::work::Work;
@@ -149,9 +151,64 @@ pub struct Tcb {
     /// Whether `fpu` holds a state: the thread used the FPU.
     pub fpu_valid: Cell<bool>,
 
+    /// Where it is and where it belongs; others read some of it.
+    pub travel: Travel,
+
     // --- FPU state, 64-byte aligned for XSAVE ------------------------------------------------------------
     /// XSAVE area.
     pub fpu: FpuArea,
+}
+
+/// What a thread needs to be on other CPUs (`crate::cross`). A line of its own: the mailboxes write it.
+#[repr(C, align(64))]
+pub struct Travel {
+    /// Link in a mailbox.
+    pub link: AtomicU64,
+    /// The CPU whose mailbox it was last sent to.
+    pub target: Word,
+    /// The CPU on which it runs at user level.
+    home: Word,
+    /// This page in the pool window.
+    pub page: Cell<u64>,
+    /// Wake-up that it carries, µs; `u64::MAX` = none.
+    pub deadline: Cell<u64>,
+    /// Whom its message was meant for before it was redirected; 0 = not redirected.
+    pub redirected: Cell<u64>,
+    /// Global id of the thread it was queued at and now follows.
+    pub follows: Cell<Option<u64>>,
+    /// What it does where it arrives.
+    pub errand: Cell<Errand>,
+    /// CPUs on which the translation of its slot is known to be right, a bit each.
+    pub known: [Cell<u64>; MAX_CPUS / 64],
+}
+
+impl Travel {
+    /// The CPU on which the thread runs at user level.
+    #[inline(always)]
+    pub fn home(&self) -> u16 {
+        self.home.get() as u16
+    }
+
+    /// Gives it a home; owner only.
+    pub fn set_home(&self, cpu: u16) {
+        self.home.set(u64::from(cpu));
+    }
+
+    /// The state of a thread that was made on `cpu`, its page at pool-window address `page`.
+    pub fn start(&self, cpu: u16, page: u64) {
+        self.link.store(0, Ordering::Relaxed);
+        self.target.set(u64::from(cpu));
+        self.set_home(cpu);
+        self.page.set(page);
+        self.deadline.set(u64::MAX);
+        self.redirected.set(0);
+        self.follows.set(None);
+        self.errand.set(Errand::Home);
+        for (word, known) in self.known.iter().enumerate() {
+            let own = usize::from(cpu / 64) == word;
+            known.set(if own { 1 << (cpu % 64) } else { 0 });
+        }
+    }
 }
 
 /// What a nested kernel-made IPC (a page fault in the middle of a transfer) must put back.

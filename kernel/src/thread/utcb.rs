@@ -146,7 +146,7 @@ pub fn initialise(t: TcbRef, pager: u64) {
         set(t, index, 0);
     }
     set_global_id(t, t.id.get());
-    set_processor(t, t.key().cpu());
+    set_processor(t, t.travel.home());
     set_pager(t, pager);
     set(t, layout::WORD_SIZE_MASK, u64::MAX);
 }

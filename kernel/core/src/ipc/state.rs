@@ -78,11 +78,12 @@ impl State {
             // A partner came (Receiving: with typed items; Ready: complete), a timeout, or a cancel.
             Waiting => bits(&[Ready, Receiving, Polling, Stopped]),
             // The partner came, the send phase is done (Waiting: second phase), a timeout, or a cancel.
-            Polling => bits(&[Ready, Sending, Waiting]),
+            // Remote: the partner moves to another CPU and this thread follows.
+            Polling => bits(&[Ready, Sending, Waiting, Remote]),
             // Done, failed, or a fault of this thread's own memory asks its pager.
-            Sending => bits(&[Ready, Waiting, Polling]),
-            Receiving => bits(&[Ready, Waiting, Polling]),
-            Remote => bits(&[Ready, Waiting, Polling, Sending]),
+            Sending => bits(&[Ready, Waiting, Polling, Remote]),
+            Receiving => bits(&[Ready, Waiting, Polling, Remote]),
+            Remote => bits(&[Ready, Waiting, Polling, Sending, Receiving]),
             Stopped => bits(&[Ready]),
         }
     }
@@ -132,6 +133,8 @@ impl Key {
     pub const CHANGED: u64 = 1 << 39;
     /// An interrupt that the thread handles is pending.
     pub const INTERRUPT: u64 = 1 << 40;
+    /// The thread is on a CPU that is not the one it runs on at user level (`crate::cross`).
+    pub const VISITING: u64 = 1 << 41;
     /// Never equal to a thread's key: expected key of a CPU whose current thread is special.
     pub const NEVER: Self = Self(u64::MAX);
 
@@ -163,6 +166,12 @@ impl Key {
     #[inline]
     pub const fn with_cpu(self, cpu: u16) -> Self {
         Self(self.0 & !0xFFFF_0000 | (cpu as u64) << 16)
+    }
+
+    /// Whether the thread belongs to `cpu` and runs there at user level.
+    #[inline(always)]
+    pub const fn lives_on(self, cpu: u16) -> bool {
+        self.0 & (0xFFFF_0000 | Self::VISITING) == (cpu as u64) << 16
     }
 
     /// Whether any of `flags` is set.

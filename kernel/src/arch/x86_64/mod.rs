@@ -24,6 +24,7 @@ pub mod selftest;
 pub mod serial;
 pub mod tables;
 pub mod tcb_area;
+pub mod tlb;
 pub mod trampoline;
 pub mod traps;
 pub mod vectors;

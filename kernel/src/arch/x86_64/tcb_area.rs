@@ -117,6 +117,20 @@ pub fn unmap(number: ThreadNo) -> Option<PhysAddr> {
     Some(page)
 }
 
+/// Shows `page` in the slot of `number` on every node instead of the page there.
+pub fn replace(number: ThreadNo, page: PhysAddr) {
+    let _guard = CHANGE.lock();
+    set_all(number, |_| page.as_u64() | KERNEL_RW);
+}
+
+/// Copies the page of a thread that is of this CPU to a fresh page.
+pub fn copy(from: PhysAddr, to: PhysAddr) {
+    let (from, to) = (paging::window(from), paging::window(to));
+    // SAFETY: two pool pages; the thread's owner, this CPU, is the only one that writes the first, and nobody else
+    // knows the second.
+    unsafe { to.copy_from_nonoverlapping(from, kcore::layout::PAGE_SIZE as usize) };
+}
+
 fn set_all(number: ThreadNo, entry: impl Fn(&NodeView) -> u64) {
     for (_, view) in views() {
         let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));

@@ -1,0 +1,105 @@
+//! What a travelling thread does where it arrives.
+
+use kcore::ipc::{Key, State};
+use l4abi::error::IpcCode;
+use l4abi::syscall::SyscallNo;
+
+use crate::cross::{reach, transfer};
+use crate::ipc::result::{Phase, fail};
+use crate::ipc::timeout::Deadline;
+use crate::sched::percpu::PerCpu;
+use crate::sched::{self, Next};
+use crate::thread::tcb::TcbRef;
+use crate::thread::{self, utcb};
+
+/// The errand of a thread in a mailbox.
+#[derive(Clone, Copy)]
+pub enum Errand {
+    /// None: it goes on in the state it is in.
+    Home,
+    /// The receive phase that was to follow its send phase.
+    Receive,
+    /// Its send phase, to the thread with this global id.
+    Send {
+        /// Receiver.
+        dest: u64,
+    },
+    /// Its system call, from the beginning.
+    Syscall {
+        /// Which one.
+        call: SyscallNo,
+    },
+    /// A fault in the middle of its transfer was answered: back to the partner.
+    Resume {
+        /// `Sending` or `Receiving`.
+        state: State,
+    },
+    /// It receives and has come for its sender.
+    Fetch,
+    /// Its transfer has ended; the partner must learn it.
+    End {
+        /// The partner.
+        partner: TcbRef,
+        /// What the partner gets.
+        code: IpcCode,
+        /// The phase in which the partner fails.
+        phase: Phase,
+        /// Bytes that were moved.
+        offset: u64,
+    },
+}
+
+/// Runs the errand of `t`, which is of this CPU now.
+pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
+    match t.travel.errand.get() {
+        Errand::Home => {
+            if t.is_runnable() {
+                sched::enqueue(cpu, t);
+            }
+            Next::Schedule
+        }
+        Errand::Receive => {
+            t.set_state(State::Ready);
+            crate::ipc::receive_phase(cpu, t, t.then_receive.get(), Next::Schedule)
+        }
+        Errand::Send { dest } => match thread::lookup(dest) {
+            None => {
+                sched::clear_wakeup(cpu, t);
+                fail(cpu, t, Phase::Send, IpcCode::NoPartner, 0)
+            }
+            Some(d) if reach(cpu, t, d, Errand::Send { dest }) => send_here(cpu, t, d),
+            Some(_) => Next::Schedule,
+        },
+        Errand::Syscall { call } => {
+            t.set_state(State::Ready);
+            crate::syscall::run(cpu, t, call)
+        }
+        Errand::Resume { state } => {
+            t.set_state(state);
+            transfer::resume(cpu, t)
+        }
+        Errand::Fetch => {
+            t.set_state(State::Receiving);
+            transfer::fetch(cpu, t)
+        }
+        Errand::End { partner, code, phase, offset } => {
+            transfer::end_partner(cpu, t, partner, code, phase, offset)
+        }
+    }
+}
+
+/// The send phase of `me`, which has come to the CPU of `dest`.
+pub fn send_here(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
+    let redirected = me.travel.redirected.take();
+    if redirected != 0 {
+        utcb::set_intended_receiver(dest, redirected);
+    }
+    // A sender that followed its partner to here keeps its deadline. The time of a thread in a kernel-made
+    // message is that of the transfer around it.
+    let carried = me.key().has(Key::TIMED) && !me.key().has(Key::KERNEL_IPC);
+    let deadline = carried.then(|| Deadline::At(me.wake_link.at()));
+    if carried {
+        sched::clear_wakeup(cpu, me);
+    }
+    crate::ipc::send_local(cpu, me, dest, deadline)
+}
