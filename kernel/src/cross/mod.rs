@@ -238,6 +238,25 @@ pub fn go_home(cpu: &PerCpu, t: TcbRef) {
     }
 }
 
+/// `t`, which is of this CPU, stays here whatever happens to it until [`unpin`]. Answers its home.
+pub fn pin(cpu: &PerCpu, t: TcbRef) -> u16 {
+    let home = t.travel.home();
+    t.travel.set_home(cpu.number());
+    t.clear_flag(Key::VISITING);
+    home
+}
+
+/// `t` may go home again, and does if it can run.
+pub fn unpin(cpu: &PerCpu, t: TcbRef, home: u16) {
+    if home == cpu.number() {
+        return;
+    }
+    cpu.ready.dequeue(t, t.priority.get());
+    t.travel.set_home(home);
+    t.set_flag(Key::VISITING);
+    go_home(cpu, t);
+}
+
 /// Brings `me` one step nearer to `other`. True if that is here; otherwise `me` is under way, or looks again in a
 /// moment, and runs `errand` then.
 pub fn reach(cpu: &PerCpu, me: TcbRef, other: TcbRef, errand: Errand) -> bool {

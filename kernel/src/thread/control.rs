@@ -12,6 +12,7 @@ use l4abi::utcb::MR0_OFFSET;
 
 use crate::cross;
 use crate::cross::errand::Errand;
+use crate::cross::migrate;
 use crate::ipc::{cancel, kernel_msg};
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
@@ -211,7 +212,21 @@ fn commit(cpu: &PerCpu, args: &Args, action: Action) -> Result<(), ErrorCode> {
             }
             done
         }
-        Action::Modify { t, space, activate } => modify(cpu, args, t, space, activate),
+        Action::Modify { t, space, activate } => {
+            let target = space.or(t.space.get()).ok_or(ErrorCode::InvalidSpace)?;
+            let home = t.travel.home();
+            let root = migrate::root_on(target, home).ok_or(ErrorCode::OutOfMemory)?;
+            cross::pin(cpu, t);
+            let done = modify(cpu, args, t, space, activate);
+            if done.is_ok() {
+                t.root.set(root);
+            }
+            if is_active(t) {
+                utcb::set_processor(t, home);
+            }
+            cross::unpin(cpu, t, home);
+            done
+        }
     }
 }
 
@@ -276,6 +291,7 @@ fn change_space(cpu: &PerCpu, t: TcbRef, target: SpaceRef) -> Result<(), ErrorCo
 /// Deletes `t`, a thread of this CPU that is not current: its IPC ends, those queued at it learn that it is
 /// gone, and the last thread of a space takes the space with it.
 pub fn delete(cpu: &PerCpu, t: TcbRef) {
+    let _ = cross::pin(cpu, t);
     cancel::for_deletion(cpu, t);
     crate::irq::handler_gone(t);
     thread::fpu::drop_state(cpu, t);

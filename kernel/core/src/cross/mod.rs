@@ -15,6 +15,8 @@
 //! Two threads that go from one CPU to another arrive in the order in which they left (the mailbox is first in,
 //! first out), which is what orders a thread before those that follow it.
 
+#[cfg(test)]
+mod loom_tests;
 pub mod mailbox;
 pub mod post;
 

@@ -1,0 +1,197 @@
+//! The mailbox, its bell and the shootdown post under `loom`: every interleaving of the same code.
+
+use std::sync::LazyLock;
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::thread;
+
+use super::mailbox::{Letter, Mailbox, Ring, Word};
+use super::post::Post;
+
+impl Word for AtomicU64 {
+    fn load(&self) -> u64 {
+        self.load(Ordering::SeqCst)
+    }
+    fn store(&self, value: u64) {
+        self.store(value, Ordering::SeqCst);
+    }
+    fn swap(&self, value: u64) -> u64 {
+        self.swap(value, Ordering::SeqCst)
+    }
+    fn exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+        self.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+    }
+    fn set_bits(&self, bits: u64) -> u64 {
+        self.fetch_or(bits, Ordering::SeqCst)
+    }
+    fn clear_bits(&self, bits: u64) -> u64 {
+        self.fetch_and(!bits, Ordering::SeqCst)
+    }
+}
+
+/// A letter with its link and a payload that must be visible to the consumer.
+struct Body {
+    link: AtomicU64,
+    payload: AtomicU64,
+}
+
+/// Names a body by address; the bodies live as long as the model's `Arc`.
+#[derive(Clone, Copy)]
+struct Slip(u64);
+
+loom::lazy_static! {
+    static ref BODIES: [Body; 4] = [body(), body(), body(), body()];
+}
+
+fn body() -> Body {
+    Body { link: AtomicU64::new(0), payload: AtomicU64::new(0) }
+}
+
+impl Letter for Slip {
+    type Word = AtomicU64;
+    fn to_word(self) -> u64 {
+        self.0
+    }
+    fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+    fn link(&self) -> &AtomicU64 {
+        &BODIES[self.0 as usize].link
+    }
+}
+
+/// Models are run one after the other: `loom` keeps one state per thread, and the counts are printed.
+static STATES: LazyLock<std::sync::Mutex<()>> = LazyLock::new(|| std::sync::Mutex::new(()));
+
+fn model(name: &str, f: impl Fn() + Sync + Send + 'static) {
+    let _one = STATES.lock();
+    let runs = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = runs.clone();
+    loom::model(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        f();
+    });
+    println!("loom: {name}: {} interleavings", runs.load(Ordering::Relaxed));
+}
+
+fn mailbox() -> Arc<Mailbox<AtomicU64>> {
+    // `Mailbox::new` is generic over the words.
+    Arc::new(Mailbox::new(AtomicU64::new(0), AtomicU64::new(0)))
+}
+
+#[test]
+fn every_letter_comes_once_and_in_order() {
+    model("two producers, one consumer", || {
+        let mailbox = mailbox();
+        let producers: Vec<_> = [[1, 2], [3, 0]]
+            .into_iter()
+            .map(|letters| {
+                let mailbox = mailbox.clone();
+                thread::spawn(move || {
+                    for l in letters.into_iter().filter(|&l| l != 0) {
+                        BODIES[l as usize].payload.store(l * 11, Ordering::Relaxed);
+                        let _ = mailbox.push(Slip(l));
+                    }
+                })
+            })
+            .collect();
+        let mut seen = vec![];
+        let mut collect = || {
+            for l in mailbox.take::<Slip>() {
+                assert_eq!(BODIES[l.0 as usize].payload.load(Ordering::Relaxed), l.0 * 11);
+                seen.push(l.0);
+            }
+        };
+        collect();
+        for p in producers {
+            p.join().unwrap();
+        }
+        collect();
+        let of_first: Vec<_> = seen.iter().copied().filter(|&l| l < 3).collect();
+        assert_eq!(of_first, [1, 2], "first in, first out");
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2, 3], "nothing lost, nothing twice");
+    });
+}
+
+#[test]
+fn nobody_sleeps_on_a_letter() {
+    model("sleep against push", || {
+        let mailbox = mailbox();
+        mailbox.promise();
+        let bell = Arc::new(AtomicU64::new(0));
+        let producers: Vec<_> = [1, 2]
+            .into_iter()
+            .map(|l| {
+                let (mailbox, bell) = (mailbox.clone(), bell.clone());
+                thread::spawn(move || {
+                    if mailbox.push(Slip(l)) == Ring::Needed {
+                        bell.store(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        let mut got = 0;
+        got += mailbox.take::<Slip>().count();
+        let asleep = mailbox.may_sleep();
+        for p in producers {
+            p.join().unwrap();
+        }
+        // Asleep: either nothing is left, or the bell rings. Awake: it looks again anyway.
+        if asleep && !mailbox.is_empty() {
+            assert_eq!(bell.load(Ordering::SeqCst), 1, "a letter and no bell");
+        }
+        got += mailbox.take::<Slip>().count();
+        assert_eq!(got, 2);
+    });
+}
+
+#[test]
+fn acknowledged_means_flushed() {
+    model("shootdown", || {
+        let post = Arc::new(Post::new([AtomicU64::new(0)]));
+        // A table entry and one CPU's cached copy of it.
+        let entry = Arc::new(AtomicU64::new(1));
+        let cached = Arc::new(AtomicU64::new(1));
+        let target = {
+            let (post, entry, cached) = (post.clone(), entry.clone(), cached.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    post.answer(|_| cached.store(entry.load(Ordering::Relaxed), Ordering::Relaxed));
+                }
+            })
+        };
+        entry.store(0, Ordering::Relaxed);
+        post.ask(0);
+        if !post.is_open(0) {
+            assert_eq!(cached.load(Ordering::Relaxed), 0, "acknowledged before the flush");
+        }
+        target.join().unwrap();
+        if !post.is_open(0) {
+            assert_eq!(cached.load(Ordering::Relaxed), 0);
+        }
+    });
+}
+
+#[test]
+fn either_the_root_is_seen_or_the_walk_sees_the_change() {
+    model("root note against table change", || {
+        let entry = Arc::new(AtomicU64::new(1));
+        let root = Arc::new(AtomicU64::new(0));
+        let switching = {
+            let (entry, root) = (entry.clone(), root.clone());
+            thread::spawn(move || {
+                root.store(7, Ordering::Relaxed);
+                // Loading CR3 is serialising.
+                loom::sync::atomic::fence(Ordering::SeqCst);
+                entry.load(Ordering::Relaxed)
+            })
+        };
+        entry.store(0, Ordering::Relaxed);
+        loom::sync::atomic::fence(Ordering::SeqCst);
+        let told = root.load(Ordering::Relaxed) == 7;
+        let walked = switching.join().unwrap();
+        assert!(told || walked == 0, "a stale translation that nobody flushes");
+    });
+}
