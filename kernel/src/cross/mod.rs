@@ -75,11 +75,10 @@ impl Letter for Parcel {
     }
 }
 
-/// Looks for work from other CPUs and does it.
+/// Looks for threads from other CPUs and runs their errands. Everything else comes with an interrupt of its own.
 #[inline(always)]
 pub fn poll(cpu: &PerCpu) {
-    let shared = &cpu::this().shared;
-    if !shared.mailbox.is_empty() || !shared.shootdowns.is_empty() || !shared.irq_lines.is_empty() {
+    if !cpu::this().shared.mailbox.is_empty() {
         serve(cpu);
     }
 }
@@ -89,7 +88,6 @@ pub fn poll(cpu: &PerCpu) {
 fn serve(cpu: &PerCpu) {
     let shared = &cpu::this().shared;
     serve_shootdowns();
-    shared.irq_lines.take(|line| settle(cpu, irq::handle(cpu, line as u32)));
     for parcel in shared.mailbox.take::<Parcel>() {
         let t = welcome(cpu, parcel);
         settle(cpu, errand::run(cpu, t));
@@ -106,10 +104,11 @@ pub fn serve_shootdowns() {
 }
 
 /// An interrupt of another CPU arrived. Requests wait for the way out of the kernel ([`poll`]).
-pub fn on_interrupt(_cpu: &PerCpu, vector: u8) {
+pub fn on_interrupt(cpu: &PerCpu, vector: u8) {
     count(Counter::InterruptsReceived);
-    if vector == vectors::SHOOTDOWN {
-        serve_shootdowns();
+    match vector {
+        vectors::SHOOTDOWN => serve_shootdowns(),
+        _ => cpu::this().shared.irq_lines.take(|line| settle(cpu, irq::handle(cpu, line as u32))),
     }
 }
 
@@ -120,7 +119,7 @@ pub fn idle(cpu: &PerCpu) {
     let start = cpu_ops::rdtsc();
     let look = crate::arch::x86_64::clock::tsc_hz() / 1_000_000 * LOOK_US;
     loop {
-        if !shared.mailbox.is_empty() || !shared.irq_lines.is_empty() {
+        if !shared.mailbox.is_empty() {
             break;
         }
         serve_shootdowns();

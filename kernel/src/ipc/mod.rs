@@ -126,12 +126,7 @@ pub fn send_local(
 
 /// `dest` does not wait for `me`: `me` polls, or gives up at once.
 #[inline(never)]
-fn not_ready(
-    cpu: &PerCpu,
-    me: TcbRef,
-    dest: TcbRef,
-    deadline: Option<timeout::Deadline>,
-) -> Next {
+fn not_ready(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: Option<timeout::Deadline>) -> Next {
     match deadline.unwrap_or_else(|| timeout::send_deadline(me)) {
         timeout::Deadline::Now => fail(cpu, me, Phase::Send, IpcCode::Timeout, 0),
         deadline => {

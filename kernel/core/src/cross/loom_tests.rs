@@ -1,4 +1,4 @@
-//! The mailbox, its bell and the shootdown post under `loom`: every interleaving of the same code.
+//! The mailbox, its bell and the shootdown post under `loom`: all interleavings, with few preemptions, of the same code.
 
 use std::sync::LazyLock;
 
@@ -68,7 +68,10 @@ fn model(name: &str, f: impl Fn() + Sync + Send + 'static) {
     let _one = STATES.lock();
     let runs = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counted = runs.clone();
-    loom::model(move || {
+    // All interleavings with up to three preemptions: what is wrong shows with two.
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(move || {
         counted.fetch_add(1, Ordering::Relaxed);
         f();
     });
