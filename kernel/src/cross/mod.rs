@@ -196,12 +196,12 @@ fn dispatch(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand, followers: &List<T
     cpu.ready.dequeue(t, t.priority.get());
     let deadline = if t.key().has(Key::TIMED) { t.wake_link.at() } else { NEVER_US };
     sched::clear_wakeup(cpu, t);
-    thread::fpu::write_back(cpu, t);
     t.travel.deadline.set(deadline);
     t.travel.errand.set(errand);
     t.travel.target.set(u64::from(to));
     t.key.set(t.key().with_cpu(NOWHERE).0 | Key::VISITING);
     sched::vacate(cpu, t);
+    thread::fpu::write_back(cpu, t);
     count(Counter::RequestsSent);
     let Some(shared) = cpu::shared_of(CpuId::new(to)) else {
         panic!("thread {:#x} sent to CPU {to}, which is not up", t.id.get());

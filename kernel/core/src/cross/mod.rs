@@ -18,6 +18,8 @@
 #[cfg(test)]
 mod loom_tests;
 pub mod mailbox;
+#[cfg(test)]
+mod model;
 pub mod post;
 
 use crate::ipc::Key;
