@@ -87,6 +87,10 @@ pub fn poll(cpu: &PerCpu) {
 #[inline(never)]
 fn serve(cpu: &PerCpu) {
     let shared = &cpu::this().shared;
+    if cpu.us_per_tick.get() == 0 {
+        // This CPU was idle before the clock was started.
+        time::start_cpu(cpu);
+    }
     serve_shootdowns();
     for parcel in shared.mailbox.take::<Parcel>() {
         let t = welcome(cpu, parcel);

@@ -2,7 +2,7 @@
 
 /// What a thread is doing, as the kernel sees it. The numbers are internal; `Schedule` reports
 /// [`State::x2`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
     /// The number has no thread. Zero, so that the shared zero page of absent threads reads as this.
