@@ -15,10 +15,10 @@ use l4abi::error::IpcCode;
 use l4abi::item::{ItemHead, StringHead};
 use l4abi::time::Timeouts;
 
+use crate::ipc::cancel;
 use crate::ipc::kernel_msg::{self, KernelIpc};
 use crate::ipc::timeout::{self, Deadline};
 use crate::ipc::transfer::{self, Item};
-use crate::ipc::cancel;
 use crate::sched::percpu::PerCpu;
 use crate::sched::work::{self, Work};
 use crate::sched::{self, Next};
