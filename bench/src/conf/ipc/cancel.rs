@@ -129,6 +129,17 @@ fn ipc_cancel_spares_a_running_thread(ctx: &mut Ctx) -> TestResult {
     Ok(())
 }
 
+/// Waits until the partner is in this phase.
+fn wait_for(partner: &Puppet, state: Control) -> TestResult {
+    for _ in 0..200 {
+        if abort(partner, Control::empty())?.state == state {
+            return Ok(());
+        }
+        libl4::time::sleep_us(300);
+    }
+    Err(crate::harness::fail(line!(), format_args!("never in state {state:?}")))
+}
+
 fn ipc_cancel_many_rounds(ctx: &mut Ctx) -> TestResult {
     let partner = ctx.puppet()?;
     for round in 0..100u64 {
@@ -136,7 +147,7 @@ fn ipc_cancel_many_rounds(ctx: &mut Ctx) -> TestResult {
         if round % 2 == 0 {
             check_eq!(ctx.ipc(&IpcCmd::receive(partner.id)).mr[1], round);
         }
-        libl4::time::sleep_us(500);
+        wait_for(&partner, if round % 2 == 0 { Control::RECEIVE } else { Control::SEND })?;
         abort(&partner, Control::ABORT_IPC)?;
         let phase = if round % 2 == 0 { Phase::Receive } else { Phase::Send };
         check_error(&partner.finish()?, phase)?;
