@@ -45,6 +45,8 @@ static DONE: AtomicBool = AtomicBool::new(false);
 pub extern "C" fn on_kernel_space() -> ! {
     let processor = stages::boot_processor();
     let clocks = stages::clocks(processor);
+    // Before any other CPU runs: each takes its copy of the factors as it starts.
+    crate::time::init();
     if machine::get().options.verbose {
         describe::print(machine::get());
     }
@@ -112,7 +114,6 @@ fn provoke_failure() {
 /// What threads need before the first of them runs.
 fn services() {
     let machine = machine::get();
-    crate::time::init();
     let mut registers = FixedVec::<PhysAddr, 16>::new(PhysAddr::ZERO);
     let _ = registers.push(PhysAddr::new(apic::physical_base()));
     for chip in machine.io_apics.iter() {
