@@ -156,7 +156,7 @@ impl Ctx {
     /// Gives everybody time to block: puppets have a lower priority than the runner, and other CPUs
     /// need a moment.
     pub fn settle(&self) {
-        time::sleep_us(4_000);
+        time::sleep_us(if self.place.same_cpu() { 4_000 } else { 15_000 });
     }
 
     /// Does an IPC in the runner itself.
