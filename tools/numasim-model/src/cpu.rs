@@ -99,12 +99,8 @@ pub struct Cpu {
     pub write_line: (u64, u32),
     /// It has executed something and is not halted.
     pub runnable: bool,
-    /// Instructions executed when it last executed PAUSE.
-    pub paused_at: Option<u64>,
-    /// The slice in which it last executed, before the present one.
-    pub last_slice: u32,
-    /// The slice in which it executes.
-    pub slice: u32,
+    /// Instructions executed when it last executed PAUSE, and the slice of that.
+    pub paused_at: Option<(u64, u32)>,
     /// The guest's number for it, from its HELLO marker.
     pub guest_number: Option<u64>,
     /// Address of the code line being executed.
@@ -140,8 +136,6 @@ impl Cpu {
             write_line: (NO_LINE, 0),
             runnable: false,
             paused_at: None,
-            last_slice: 0,
-            slice: 0,
             guest_number: None,
             pc: 0,
             mail: Vec::new(),
@@ -173,11 +167,17 @@ impl Cpu {
         Path { kernel: at(KERNEL), user: at(USER), hops: self.path_hops, epoch: self.epoch }
     }
 
-    /// Continues another CPU's chain at `time` or, if this CPU is already later, from now.
+    /// Continues another CPU's chain at `time` or, if this CPU is already later, from now. A chain
+    /// that is older than the opening this CPU's own comes from cannot be its cause: then it only waits
+    /// (clocks run ahead of each other, so what another did before the opening may carry a later time).
     pub fn continue_from(&mut self, path: Path, time: u64) {
         if time > self.clock {
             self.waited += time - self.clock;
             self.clock = time;
+        }
+        self.paused_at = None;
+        if path.epoch < self.epoch {
+            return;
         }
         for (bank, count) in [(KERNEL, path.kernel), (USER, path.user)] {
             self.path_offset[bank] =
@@ -185,7 +185,6 @@ impl Cpu {
         }
         self.path_hops = path.hops + 1;
         self.epoch = path.epoch;
-        self.paused_at = None;
     }
 }
 
@@ -212,5 +211,8 @@ mod tests {
         a.continue_from(end, 600);
         assert_eq!((a.clock, a.waited), (1000, 0), "clocks never go back");
         assert_eq!(a.path().kernel, 100);
+        a.epoch = 5;
+        a.continue_from(b.path(), 2000);
+        assert_eq!((a.clock, a.path().hops), (2000, 2), "an older chain is only waited for");
     }
 }

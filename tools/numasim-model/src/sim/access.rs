@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Instructions after a PAUSE within which a load counts as the poll that the PAUSE belongs to.
-const POLL_DISTANCE: u64 = 64;
+const POLL_DISTANCE: u64 = 1000;
 
 impl Sim {
     /// One access to a line of RAM: caches, counters, clock, touched lines, causality.
@@ -73,16 +73,18 @@ impl Sim {
     }
 
     /// If another CPU has written to the line at a later time, this CPU waits for that time. A CPU
-    /// that polls (it has just executed PAUSE) also continues the writer's chain if the write is
-    /// news to it and its own clock is already later: what it did meanwhile was only waiting.
+    /// that polls also continues the writer's chain if the write was made since its last PAUSE, even
+    /// if its own clock is already later: what it did meanwhile was only waiting.
     fn wait_for_writer(&mut self, cpu: usize, line: u32) {
         let stamp = self.stamps.get(line);
         if stamp.writer == 0 || usize::from(stamp.writer) == cpu + 1 {
             return;
         }
         let c = &mut self.cpus[cpu];
-        let polls = c.paused_at.is_some_and(|at| c.instructions() - at < POLL_DISTANCE);
-        if stamp.time > c.clock || (polls && stamp.slice > c.last_slice) {
+        let news = c.paused_at.is_some_and(|(at, slice)| {
+            stamp.slice > slice && c.instructions() - at < POLL_DISTANCE
+        });
+        if stamp.time > c.clock || news {
             c.continue_from(stamp.path, stamp.time);
         }
     }

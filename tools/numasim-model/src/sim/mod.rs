@@ -213,7 +213,7 @@ impl Sim {
             Count::Cr3Write if c.pending == Pending::Nothing => c.pending = Pending::Context,
             Count::Cr3Write | Count::ModeWrite | Count::Invpcid => c.pending = Pending::All,
             Count::Hlt => c.runnable = false,
-            Count::Pause => c.paused_at = Some(c.instructions()),
+            Count::Pause => c.paused_at = Some((c.instructions(), self.slice)),
             _ => {}
         }
     }

@@ -31,8 +31,6 @@ impl Sim {
         self.running = Some(cpu);
         self.slice = self.slice.wrapping_add(1);
         let c = &mut self.cpus[cpu];
-        c.last_slice = c.slice;
-        c.slice = self.slice;
         // Others may have taken lines away meanwhile.
         c.reset_filters();
         self.set_limit(cpu);
