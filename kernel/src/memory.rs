@@ -149,21 +149,31 @@ static MAPPING_NODES: [Mutex<u64>; kcore::layout::MAX_NODES] =
 const MAPPING_NODE: u64 = 64;
 
 /// A mapping node of `home`; its content is arbitrary.
+#[inline(always)]
 pub fn alloc_mapping_node(home: NodeId) -> Option<PhysAddr> {
     let mut list = MAPPING_NODES[home.index()].lock();
     if *list == 0 {
-        let page = alloc_page(home).ok()?;
-        for n in 0..PAGE_SIZE / MAPPING_NODE {
-            let node = page.offset(n * MAPPING_NODE);
-            // SAFETY: inside a fresh pool page.
-            unsafe { pointer::<u64>(node).write(*list) };
-            *list = node.as_u64();
-        }
+        *list = more_mapping_nodes(home)?;
     }
     let node = PhysAddr::new(*list);
     // SAFETY: a free node of this list.
     *list = unsafe { pointer::<u64>(node).read() };
     Some(node)
+}
+
+/// A page of linked mapping nodes; the address of the first.
+#[cold]
+#[inline(never)]
+fn more_mapping_nodes(home: NodeId) -> Option<u64> {
+    let page = alloc_page(home).ok()?;
+    let mut next = 0;
+    for n in (0..PAGE_SIZE / MAPPING_NODE).rev() {
+        let node = page.offset(n * MAPPING_NODE);
+        // SAFETY: inside a fresh pool page.
+        unsafe { pointer::<u64>(node).write(next) };
+        next = node.as_u64();
+    }
+    Some(next)
 }
 
 /// Gives back a mapping node.

@@ -31,13 +31,16 @@ impl<E: Env> Session<'_, E> {
         if rights & pte::READ == 0 || parent == 0 || target.1 >= USER_END {
             return None;
         }
-        if env.read(parent + INFO) & (BROKEN | LEVEL) != 1 || env.reserved(target.0, target.1, 4096)
-        {
+        if env.read(parent + INFO) & (BROKEN | LEVEL) != 1 {
             return None;
         }
         let home = env.home(target.0);
-        let slot = self.find_target(target.0, target.1, 1, home).ok()?;
-        if slot.level != 1 || slot.entry != 0 {
+        self.hold_space(target.0);
+        let slot = match self.target.slot(env, target.0, target.1) {
+            Some(slot) if self.target_clear => slot,
+            near => self.new_target_page(target, near)?,
+        };
+        if slot.entry != 0 {
             return None;
         }
         let new = env.alloc_node(home)?;
@@ -52,8 +55,28 @@ impl<E: Env> Session<'_, E> {
         let fresh = Fresh { space: target.0, va: target.1, level: 1, entry: slot.at };
         node::init(env, new, (parent, false), parent + CHILD, frame, fresh);
         self.fill(&slot, entry, new);
-        self.target.set(target.0, target.1, &slot);
+        if !self.target_clear {
+            self.target.set(target.0, target.1, &slot);
+        }
         Some(())
+    }
+
+    /// The entry for a small page at `target`, unless the receiver's areas are there. From the second page
+    /// of a leaf table on (`near`) it is known whether the areas touch any of that table's pages.
+    #[inline(never)]
+    fn new_target_page(&mut self, target: (SpaceRef, u64), near: Option<Slot>) -> Option<Slot> {
+        let env = self.env;
+        self.target_clear = false;
+        if env.reserved(target.0, target.1, 4096) {
+            return None;
+        }
+        if let Some(slot) = near {
+            let size = pte::size(2);
+            self.target_clear = !env.reserved(target.0, target.1 & !(size - 1), size);
+            return Some(slot);
+        }
+        let slot = self.find_target(target.0, target.1, 1, env.home(target.0)).ok()?;
+        (slot.level == 1).then_some(slot)
     }
 
     /// The small page at `va`, under its mapping lock; remembered as an anchor.

@@ -268,6 +268,7 @@ impl MapOp {
         s.fill(slot, entry, node);
         if level == 1 {
             s.target.set(self.target, va, slot);
+            s.target_clear = false;
         }
         self.offset += size;
         Ok(())

@@ -95,6 +95,8 @@ pub struct Session<'a, E: Env> {
     pub(super) source: Leaf,
     /// Leaf table written last in the target; anchored by the page written.
     pub(super) target: Leaf,
+    /// No page of the target's leaf table lies in the areas of its space.
+    pub(super) target_clear: bool,
     /// Leaf table of the space whose lock is held.
     own: Leaf,
 }
@@ -112,6 +114,7 @@ impl<'a, E: Env> Session<'a, E> {
             space: SpaceRef::NONE,
             source: leaf,
             target: leaf,
+            target_clear: false,
             own: leaf,
         }
     }
