@@ -9,8 +9,8 @@ use crate::ipc::result::{Phase, fail};
 use crate::ipc::timeout::Deadline;
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
+use crate::thread;
 use crate::thread::tcb::TcbRef;
-use crate::thread::{self, utcb};
 
 /// The errand of a thread in a mailbox.
 #[derive(Clone, Copy)]
@@ -90,10 +90,6 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
 
 /// The send phase of `me`, which has come to the CPU of `dest`.
 pub fn send_here(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
-    let redirected = me.travel.redirected.take();
-    if redirected != 0 {
-        utcb::set_intended_receiver(dest, redirected);
-    }
     // A sender that followed its partner to here keeps its deadline. The time of a thread in a kernel-made
     // message is that of the transfer around it.
     let carried = me.key().has(Key::TIMED) && !me.key().has(Key::KERNEL_IPC);

@@ -320,9 +320,8 @@ pub fn forward(cpu: &PerCpu, me: TcbRef, t: TcbRef, call: SyscallNo) -> Next {
     }
 }
 
-/// Send phase of `me` to a thread on another CPU. `redirected` is whom the message was for, if a redirector
-/// gets it.
-pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef, redirected: u64) -> Next {
+/// Send phase of `me` to a thread on another CPU.
+pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
     if !me.key().has(Key::KERNEL_IPC)
         && IpcFlags::of(utcb::flags(me)).contains(IpcFlags::STAY_ON_CPU)
         && dest.travel.home() != me.travel.home()
@@ -332,7 +331,6 @@ pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef, redirected: u64) -> Next {
         return fail(cpu, me, Phase::Send, IpcCode::WouldCross, offset);
     }
     count(Counter::CrossIpc);
-    me.travel.redirected.set(redirected);
     match reach(cpu, me, dest, Errand::Send { dest: dest.id.get() }) {
         true => errand::send_here(cpu, me, dest),
         false => Next::Schedule,

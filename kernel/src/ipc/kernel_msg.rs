@@ -113,7 +113,7 @@ pub fn raise(cpu: &PerCpu, t: TcbRef, ipc: KernelIpc, to: u64, outer: Outer) -> 
     let Some(dest) = thread::lookup(to) else { return failed(cpu, t) };
     if dest.key().cpu() != t.key().cpu() {
         t.partner.set(None);
-        return crate::cross::send(cpu, t, dest, 0);
+        return crate::cross::send(cpu, t, dest);
     }
     if dest.state() == State::Waiting && takes(dest, t) {
         return match begin_transfer(cpu, t, dest) {

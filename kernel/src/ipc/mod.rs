@@ -84,19 +84,15 @@ fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
     me.then_receive.set(from);
     me.virtual_sender.set(0);
     let Some(mut dest) = thread::resolve(me, to) else { return no_thread(cpu, me, to) };
-    let mut redirected = 0;
-    if let Some(redirector) = thread::redirect(me, dest) {
-        redirected = dest.id.get();
-        dest = redirector;
+    if me.key().has(Key::REDIRECTED) {
+        let Some(taker) = thread::redirect(me, dest) else { return no_thread(cpu, me, 0) };
+        dest = taker;
     }
     if MsgTag::from_raw(me.reg(reg::R9)).is_propagated() {
         propagate(cpu, me, dest);
     }
     if dest.key().cpu() != me.key().cpu() {
-        return crate::cross::send(cpu, me, dest, redirected);
-    }
-    if redirected != 0 {
-        utcb::set_intended_receiver(dest, redirected);
+        return crate::cross::send(cpu, me, dest);
     }
     send_local(cpu, me, dest, None)
 }

@@ -40,6 +40,20 @@ pub fn received(dest: TcbRef, sender: TcbRef, tag: MsgTag) {
     if sender.virtual_sender.get() != 0 {
         received_by_propagation(dest, sender);
     }
+    if sender.key().has(Key::REDIRECTED) {
+        received_by_redirection(dest, sender);
+    }
+}
+
+/// The message was for somebody else, as its redirector `dest` learns (reference 5.5).
+#[cold]
+fn received_by_redirection(dest: TcbRef, sender: TcbRef) {
+    if sender.redirected.get() == 0 || sender.key().has(Key::KERNEL_IPC) {
+        return;
+    }
+    let flags = MsgTag::from_raw(dest.reg(reg::R9)).add_flags(TagFlags::REDIRECTED);
+    dest.set_reg(reg::R9, flags.raw());
+    utcb::set_intended_receiver(dest, sender.redirected.get());
 }
 
 /// The message came in another thread's name: `dest` sees that one, and who really sent it.

@@ -16,6 +16,7 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::util::ServingLock;
+use kcore::ipc::Key;
 use kcore::layout::{KERNEL_ROOT_INDEX, MAX_CPUS, PAGE_SIZE, TABLE_ENTRIES};
 use kcore::types::{NodeId, PhysAddr, VirtAddr};
 use l4abi::error::ErrorCode;
@@ -274,7 +275,17 @@ pub fn join(cpu: &PerCpu, space: SpaceRef, t: TcbRef) -> Result<(), ErrorCode> {
     space.threads.fetch_add(1, Ordering::AcqRel);
     t.space.set(Some(space));
     t.root.set(root);
+    settle_redirection(space, t);
     Ok(())
+}
+
+/// Marks `t`, a thread of `space` and of this CPU, if the space has a redirector: the fast path knows none.
+pub fn settle_redirection(space: SpaceRef, t: TcbRef) {
+    if space.redirector() == 0 {
+        t.clear_flag(Key::REDIRECTED);
+    } else {
+        t.set_flag(Key::REDIRECTED);
+    }
 }
 
 /// A thread left `space`; if it was the last, the space goes.

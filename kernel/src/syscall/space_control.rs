@@ -4,22 +4,55 @@ use l4abi::error::ErrorCode;
 use l4abi::fpage::{Fpage, Region};
 use l4abi::id::ThreadId;
 use l4abi::kip::KIP_AREA_MIN_LOG2;
+use l4abi::syscall::SyscallNo;
 use l4abi::utcb::UTCB_AREA_MIN_LOG2;
 
+use kcore::ipc::Key;
 use kcore::layout::USER_END;
 
+use crate::arch::x86_64::tcb_area;
+use crate::cross;
 use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
 use crate::space::SpaceRef;
 use crate::thread::{self, tcb::TcbRef, tcb::reg};
 
 /// The system call.
-pub fn syscall(_cpu: &PerCpu, me: TcbRef) -> Next {
-    let result = decode(me).and_then(commit);
+pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
+    let change = decode(me);
+    let redirected = change.as_ref().ok().and_then(|c| c.redirector.map(|_| c.space));
+    let result = change.and_then(commit);
+    if result.is_ok()
+        && let Some(other) = redirected.and_then(|space| settle_threads(cpu, space))
+    {
+        // Each thread's marks are its owner's to write: the call is repeated there, which changes nothing else.
+        return cross::forward(cpu, me, other, SyscallNo::SpaceControl);
+    }
     // There is no compatibility mode: old control is 0.
     me.set_reg(reg::RDX, 0);
     crate::syscall::set_result(me, result.map(|()| 1));
     Next::Thread(me)
+}
+
+/// Marks the threads of `space` on this CPU according to its redirector. Answers one on another CPU that is not
+/// marked so.
+fn settle_threads(cpu: &PerCpu, space: SpaceRef) -> Option<TcbRef> {
+    let wanted = space.redirector() != 0;
+    let mut elsewhere = None;
+    for t in tcb_area::present().filter_map(thread::present) {
+        if t.space.get() != Some(space) || t.key().has(Key::REDIRECTED) == wanted {
+            continue;
+        }
+        if t.key().cpu() == cpu.number() {
+            crate::space::settle_redirection(space, t);
+            if t == cpu.current.get() {
+                crate::sched::settle_expected(cpu, t);
+            }
+        } else {
+            elsewhere = Some(t);
+        }
+    }
+    elsewhere
 }
 
 /// Checked arguments.

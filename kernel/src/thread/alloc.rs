@@ -49,6 +49,7 @@ fn initialise(t: TcbRef, cpu: u16, scheduler: u64) {
     t.then_receive.set(0);
     t.timeouts.set(0);
     t.virtual_sender.set(0);
+    t.redirected.set(0);
     t.work.set(Work::None);
     t.kernel_ipc.set(KernelIpc::None);
     t.transfer.reset();

@@ -9,7 +9,7 @@ pub mod table;
 pub mod tcb;
 pub mod utcb;
 
-use kcore::types::VirtAddr;
+use kcore::types::{ThreadNo, VirtAddr};
 use l4abi::id::ThreadId;
 
 use crate::arch::x86_64::cpulocal;
@@ -25,6 +25,15 @@ pub fn lookup(id: u64) -> Option<TcbRef> {
         return Some(t);
     }
     lookup_again(t, id)
+}
+
+/// The thread with number `number`, if there is one.
+pub fn present(number: ThreadNo) -> Option<TcbRef> {
+    let t = slot(number.get());
+    if t.id.get() == 0 {
+        cpulocal::forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
+    }
+    (t.id.get() != 0).then_some(t)
 }
 
 /// This CPU may still have the translation of a slot's past (see `tcb_area`): look again without it.
@@ -50,21 +59,22 @@ fn resolve_local(me: TcbRef, local: u64) -> Option<TcbRef> {
     lookup(hint).filter(|t| t.local_id.get() == local && t.space.get() == me.space.get())
 }
 
-/// The redirector that takes what `me` sends to `dest`, if the space of `me` has one (reference 5.5): messages
-/// inside the space and to the redirector's own space go straight.
-#[inline(always)]
-pub fn redirect(me: TcbRef, dest: TcbRef) -> Option<TcbRef> {
-    match me.space.get()?.redirector() {
-        0 => None,
-        id => redirect_to(me, dest, id),
-    }
-}
-
+/// Who gets what `me`, a thread of a space with a redirector, sends to `dest` (reference 5.5): messages inside the
+/// space and to the redirector's own space go straight, all others to the redirector. None if that is gone:
+/// nothing leaves the space then.
 #[cold]
-fn redirect_to(me: TcbRef, dest: TcbRef, redirector: u64) -> Option<TcbRef> {
-    let redirector = lookup(redirector)?;
-    (dest.space.get() != me.space.get() && dest.space.get() != redirector.space.get())
-        .then_some(redirector)
+pub fn redirect(me: TcbRef, dest: TcbRef) -> Option<TcbRef> {
+    me.redirected.set(0);
+    let id = me.space.get().map_or(0, |s| s.redirector());
+    if id == 0 || dest.space.get() == me.space.get() {
+        return Some(dest);
+    }
+    let redirector = lookup(id)?;
+    if dest.space.get() == redirector.space.get() {
+        return Some(dest);
+    }
+    me.redirected.set(dest.id.get());
+    Some(redirector)
 }
 
 /// Whether `t` may use the privileged calls: its space is that of sigma0, sigma1 or the root task.

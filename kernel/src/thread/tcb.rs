@@ -116,6 +116,9 @@ pub struct Tcb {
     pub timeouts: Cell<u64>,
     /// Global id in whose name the present message is sent, if not the thread's own (propagation).
     pub virtual_sender: Cell<u64>,
+    /// Global id of the thread that the present message was for, if a redirector gets it; else 0. Kept up to date
+    /// while [`Key::REDIRECTED`] is set.
+    pub redirected: Cell<u64>,
     /// What the thread does in the kernel before it returns to user level.
     pub work: Cell<Work>,
     /// The kernel-made message that the thread sends or whose answer it awaits.
@@ -172,8 +175,6 @@ pub struct Travel {
     pub page: Cell<u64>,
     /// Wake-up that it carries, µs; `u64::MAX` = none.
     pub deadline: Cell<u64>,
-    /// Whom its message was meant for before it was redirected; 0 = not redirected.
-    pub redirected: Cell<u64>,
     /// Global id of the thread it was queued at and now follows.
     pub follows: Cell<Option<u64>>,
     /// What it does where it arrives.
@@ -201,7 +202,6 @@ impl Travel {
         self.set_home(cpu);
         self.page.set(page);
         self.deadline.set(u64::MAX);
-        self.redirected.set(0);
         self.follows.set(None);
         self.errand.set(Errand::Home);
         for (word, known) in self.known.iter().enumerate() {

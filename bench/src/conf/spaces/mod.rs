@@ -1,5 +1,7 @@
 //! SpaceControl, and what a space is (ref 2.2, 4.10).
 
+mod redirect;
+
 use crate::harness::ctx::{kip_area, utcb_area};
 use crate::harness::pager::{self, Mode};
 use crate::harness::puppet::Op;
@@ -9,7 +11,7 @@ use libl4::sys::{self, SysError, SysResult, ThreadControl};
 use libl4::{ErrorCode, Fpage, Rights, ThreadId, kip, thread};
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[TESTS];
+pub const GROUPS: &[&[Test]] = &[TESTS, redirect::TESTS];
 
 tests! {
     sp_kip_is_where_asked, OtherSpace, "KernelInterface returns the KIP area of the caller's space and preserves all other registers";

@@ -131,6 +131,23 @@ pub fn copy(from: PhysAddr, to: PhysAddr) {
     unsafe { to.copy_from_nonoverlapping(from, kcore::layout::PAGE_SIZE as usize) };
 }
 
+/// Numbers whose slot shows a page of its own, now or a moment ago.
+pub fn present() -> impl Iterator<Item = ThreadNo> {
+    let view = views().next().map(|(_, view)| view);
+    view.into_iter().flat_map(|view| {
+        let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
+        let shared = view.shared_leaf.load(Ordering::Relaxed);
+        let zero = view.zero_entry.load(Ordering::Relaxed) & ADDRESS;
+        (0..TABLE_ENTRIES).flat_map(move |group| {
+            let leaf = read(directory, group) & ADDRESS;
+            let slots = if leaf == shared { 0 } else { TABLE_ENTRIES };
+            (0..slots)
+                .filter(move |&n| read(PhysAddr::new(leaf), n) & ADDRESS != zero)
+                .map(move |n| ThreadNo::new((group * TABLE_ENTRIES + n) as u32))
+        })
+    })
+}
+
 fn set_all(number: ThreadNo, entry: impl Fn(&NodeView) -> u64) {
     for (_, view) in views() {
         let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
