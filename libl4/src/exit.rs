@@ -40,5 +40,10 @@ pub(crate) fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
     if EXIT_ON_PANIC.load(Ordering::Relaxed) {
         exit(Outcome::Failed);
     }
+    let supervisor = crate::program::supervisor();
+    if !supervisor.is_nil() {
+        // The root task decides; whatever comes back, this thread has nothing left to do.
+        let _ = crate::program::SupervisorClient::new(supervisor).panicked();
+    }
     crate::thread::sleep_forever()
 }

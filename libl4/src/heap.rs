@@ -8,7 +8,7 @@ pub fn give(base: u64, size: usize) -> bool {
     let (first, last) = crate::arch::image_range();
     let end = base.saturating_add(size as u64);
     let outside = end <= first || base > last;
-    outside && base != 0 && size >= 64 && crate::arch::heap_give(base as usize, size)
+    outside && base != 0 && size >= 64 && crate::arch::heap::give(base as usize, size)
 }
 
 /// Takes one page of `2^size_log2` bytes from sigma0 for the heap.
@@ -25,5 +25,18 @@ pub fn give_from_sigma0(size_log2: u8) -> Result<(), crate::sigma0::Sigma0Error>
 #[cfg(target_os = "none")]
 #[must_use]
 pub fn free() -> usize {
-    crate::arch::heap_free()
+    crate::arch::heap::free()
+}
+
+/// Address of node 0's shared heap, and the distance from one node's to the next.
+#[cfg(target_os = "none")]
+pub use crate::arch::heap::{SHARED_BASE, SHARED_STRIDE};
+
+/// Makes a heap in `size` bytes of fresh memory in the shared area of `node` and allocates there from
+/// now on. All programs that share must have it mapped at the same address for good. Returns whether
+/// the arguments were good.
+#[cfg(target_os = "none")]
+#[must_use]
+pub fn use_shared(node: usize, size: usize) -> bool {
+    crate::arch::heap::use_shared(node, size)
 }

@@ -29,6 +29,7 @@ pub mod heap;
 pub mod ipc;
 pub mod msg;
 pub mod pager;
+pub mod program;
 pub mod roi;
 pub mod rpc;
 pub mod server;

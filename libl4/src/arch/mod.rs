@@ -7,7 +7,10 @@
 
 mod calls;
 mod cell;
+#[cfg(target_os = "none")]
+pub(crate) mod heap;
 pub mod marker;
+mod memory;
 pub mod probe;
 
 pub use calls::{
@@ -15,6 +18,7 @@ pub use calls::{
     schedule, space_control, system_clock, thread_control, thread_switch, unmap,
 };
 pub use cell::{Stack, StackTop};
+pub use memory::{clear_memory, copy_memory, module_bytes, write_memory};
 
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -208,7 +212,7 @@ pub fn poke(addr: u64, value: u64) {
     let (first, last) = image_range();
     assert!(addr.wrapping_add(7) < first || addr > last, "poke into the image");
     #[cfg(target_os = "none")]
-    assert!(!heap_memory::contains(addr), "poke into the heap");
+    assert!(!heap::contains(addr, 8), "poke into the heap");
     // SAFETY: the address is outside of everything that Rust objects live in (image with stacks,
     // heap); UTCBs consist of atomics; if nothing is mapped there the pager hears of it.
     unsafe {
@@ -256,40 +260,3 @@ pub fn trampoline_ip() -> u64 {
 pub(crate) fn store_link(index: usize, addr: u64) {
     LINKS[index].store(addr, Ordering::Relaxed);
 }
-
-#[cfg(target_os = "none")]
-mod heap_memory {
-    use linked_list_allocator::LockedHeap;
-
-    #[global_allocator]
-    static HEAP: LockedHeap = LockedHeap::empty();
-
-    /// Gives `[base, base + size)` to the allocator: the first region, or one right behind it.
-    pub(crate) fn give(base: usize, size: usize) -> bool {
-        let mut heap = HEAP.lock();
-        if heap.size() == 0 {
-            // SAFETY: `heap::give` hands in memory that is mapped for good and used by nobody else.
-            unsafe { heap.init(base as *mut u8, size) };
-            return true;
-        }
-        if heap.top() as usize != base {
-            return false;
-        }
-        // SAFETY: as above, and the region continues the one that the heap has.
-        unsafe { heap.extend(size) };
-        true
-    }
-
-    /// Whether a word at `addr` would touch the heap.
-    pub(crate) fn contains(addr: u64) -> bool {
-        let heap = HEAP.lock();
-        heap.size() != 0 && addr.wrapping_add(7) >= heap.bottom() as u64 && addr < heap.top() as u64
-    }
-
-    pub(crate) fn free() -> usize {
-        HEAP.lock().free()
-    }
-}
-
-#[cfg(target_os = "none")]
-pub(crate) use heap_memory::{free as heap_free, give as heap_give};
