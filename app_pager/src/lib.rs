@@ -9,14 +9,19 @@
 extern crate alloc;
 
 pub mod barrier;
+#[cfg(target_os = "none")]
+pub mod client;
 pub mod config;
+pub mod control;
 pub mod directory;
 pub mod encode;
 pub mod event;
 mod fault;
 mod hold;
 pub mod ids;
+pub mod image;
 pub mod lane;
+pub mod layout;
 pub mod mcs;
 pub mod members;
 pub mod message;

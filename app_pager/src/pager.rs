@@ -150,6 +150,12 @@ impl Pager {
         self.tasks.values().flat_map(|t| t.locals.values().copied())
     }
 
+    /// The task of a thread whose faults come here.
+    #[must_use]
+    pub fn task_of(&self, thread: ThreadId) -> Option<TaskId> {
+        self.threads.get(&thread).copied()
+    }
+
     /// A fresh thread id of this node.
     pub fn take_thread_id(&mut self) -> Option<ThreadId> {
         self.ids.take()

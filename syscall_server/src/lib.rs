@@ -20,4 +20,4 @@ mod policy;
 mod request;
 
 pub use policy::{Call, PagerNo, Permit, Policy, SpaceNo, TaskNo};
-pub use request::{Request, SpaceControl, ThreadControl};
+pub use request::{REPORT, Request, SCHEDULE, SpaceControl, ThreadControl};

@@ -54,6 +54,14 @@ pub enum Request {
     },
 }
 
+/// Label of the request to move a thread to a CPU: task, thread, CPU. It is allowed to those who may
+/// change the thread.
+pub const SCHEDULE: u64 = 0x5023;
+
+/// Label of a pager's report that a thread of a task faults where it must not: thread, address. The
+/// supervisor ends the task.
+pub const REPORT: u64 = 0x5024;
+
 /// Labels of the requests; the answer has the same label and one word: 0, or an error code (ref 4.1).
 const THREAD: u64 = 0x5020;
 const SPACE: u64 = 0x5021;

@@ -1,0 +1,183 @@
+//! Performing the machine's actions.
+
+use super::kernel;
+use super::shared::{self, Note};
+use super::start::setup;
+use super::thread::{Serving, again, reply, with_pager};
+use alloc::vec::Vec;
+use app_pager::client::put;
+use app_pager::encode::PagerRequest;
+use app_pager::event::{Action, Event};
+use app_pager::ids::{Caller, Frame, LaneId, PAGE_LOG2, Status, TaskId, Who};
+use app_pager::layout::{MAX_LANES, frame_address};
+use app_pager::message::{Reply, Request};
+use app_pager::store::Slot;
+use l4abi::{Fpage, NodeId, Rights, ThreadId, Time};
+use libl4::msg::Writer;
+use libl4::{arch, ipc, println, sys};
+use syscall_server::REPORT;
+
+const PAGE: u64 = 1 << PAGE_LOG2;
+
+/// The thread that has to perform an action; `None` if anybody can.
+fn performer(action: &Action) -> Option<Who> {
+    match *action {
+        Action::Lock { who, .. }
+        | Action::Unmap { who, .. }
+        | Action::Fill { who, .. }
+        | Action::Kernel { who, .. } => Some(who),
+        Action::Send { lane, .. }
+        | Action::Map { lane, .. }
+        | Action::RootUnmap { lane, .. }
+        | Action::Reply { lane, .. } => Some(Who::Lane(lane)),
+        Action::Place { .. } | Action::Confirm { .. } | Action::Wake { .. } => None,
+    }
+}
+
+/// Performs one action. Returns what follows from it.
+pub fn act(me: &mut Serving, action: Action) -> Vec<Action> {
+    if let Some(who) = performer(&action)
+        && who != me.who()
+    {
+        // Only this thread can answer its clients, and only it knows that it waits.
+        let index = match who {
+            Who::Lane(LaneId(lane)) => lane,
+            Who::Worker => MAX_LANES,
+        };
+        post(Caller { node: setup().node, lane: LaneId(index) }, Note::Act(action));
+        return Vec::new();
+    }
+    match action {
+        Action::Lock { who, task, at } => locked(me, who, task, at),
+        Action::Place { at, directory } => {
+            place(at, directory.task, Slot::Here(directory));
+            Vec::new()
+        }
+        Action::Send { lane, to, request } => {
+            send(lane, to, request);
+            Vec::new()
+        }
+        Action::Confirm { to, confirm } => {
+            post(to, Note::Confirmed(setup().node, confirm));
+            Vec::new()
+        }
+        Action::Wake { to } => {
+            post(to, Note::Woken);
+            Vec::new()
+        }
+        Action::Map { lane, thread, page, frame, rights } => {
+            map(thread, page.address(), frame, rights);
+            me.step_only(|pager, out| pager.handle(Event::Mapped(lane), out))
+        }
+        Action::Unmap { who, frame } => {
+            let status = unmap(frame);
+            me.step_only(|pager, out| pager.handle(Event::Unmapped(who, status), out))
+        }
+        Action::RootUnmap { lane, .. } => {
+            // No configuration of this program chooses the root pager's unmap.
+            println!("pager {}: unmap by the root pager is not available", setup().node.0);
+            let event = Event::RootUnmapped(lane, Status::empty());
+            me.step_only(|pager, out| pager.handle(event, out))
+        }
+        Action::Fill { who, frame, from } => {
+            fill(frame, from);
+            me.step_only(|pager, out| pager.handle(Event::Filled(who), out))
+        }
+        Action::Kernel { who, call } => {
+            let lane = match who {
+                Who::Lane(_) => me.id(),
+                Who::Worker => setup().numbers.lane(setup().node, 0),
+            };
+            let result = kernel::perform(setup(), call, lane);
+            me.step_only(|pager, out| pager.handle(Event::KernelDone(who, result), out))
+        }
+        Action::Reply { thread, reply, .. } => {
+            answer(me, thread, &reply);
+            Vec::new()
+        }
+    }
+}
+
+fn post(to: Caller, note: Note) {
+    let owner = setup().numbers.lane(to.node, to.lane.0);
+    shared::of(to.node).inbox(to.lane.0).post(owner, note);
+}
+
+fn place(at: NodeId, task: TaskId, slot: Slot) {
+    *shared::of(at).slot(task).lock() = slot;
+}
+
+/// The lock of a task's directory is that of its slot. A hand-over takes the next slot's lock as
+/// well; whoever has that one has no directory to hand over, so no cycle exists.
+fn locked(me: &Serving, who: Who, task: TaskId, at: NodeId) -> Vec<Action> {
+    let slot = shared::of(at).slot(task);
+    let mut slot = slot.lock();
+    let was_here = matches!(*slot, Slot::Here(_));
+    let out = me.step_only(|pager, out| pager.with_directory(who, &mut slot, out));
+    let mut rest = Vec::new();
+    for action in out {
+        match action {
+            Action::Place { at, directory } => {
+                place(at, directory.task, Slot::Here(directory));
+            }
+            other => rest.push(other),
+        }
+    }
+    if was_here && matches!(*slot, Slot::Empty) {
+        shared::of(at).remove_slot(task);
+    }
+    rest
+}
+
+fn send(lane: LaneId, to: NodeId, request: Request) {
+    if let Request::Enter { task, .. } = request
+        && kernel::share(setup(), task, to).is_err()
+    {
+        println!("pager {}: cannot share task {:#x}", setup().node.0, task.0);
+    }
+    let from = Caller { node: setup().node, lane };
+    // The largest request fits a message (tested in the library). A worker always comes back to
+    // its receive, so this ends.
+    if let Ok(tag) = put(&PagerRequest { from, barrier: None, request }) {
+        let sent = ipc::send(setup().numbers.worker(to), Time::NEVER, tag);
+        if let Err(error) = sent {
+            println!("pager {}: request to node {}: {error}", setup().node.0, to.0);
+        }
+    }
+}
+
+fn map(thread: ThreadId, address: u64, frame: Frame, rights: Rights) {
+    let mut message = Writer::here();
+    message.map(address, Fpage::memory(frame_address(frame), PAGE_LOG2, rights));
+    // The thread waits in its fault. If it was cancelled meanwhile it faults again.
+    let _ = ipc::send(thread, Time::ZERO, message.tag(0));
+}
+
+fn unmap(frame: Frame) -> Status {
+    let fpage = Fpage::memory(frame_address(frame), PAGE_LOG2, Rights::RWX);
+    sys::unmap_one(fpage, false).rights()
+}
+
+fn fill(frame: Frame, from: Option<Frame>) {
+    match from {
+        Some(from) => arch::copy_memory(frame_address(frame), frame_address(from), PAGE),
+        None => arch::clear_memory(frame_address(frame), PAGE),
+    }
+}
+
+fn answer(me: &Serving, thread: ThreadId, answer: &Reply) {
+    match (me.fault(), answer) {
+        (None, _) => reply(thread, answer),
+        (Some(_), Reply::Again) => again(thread),
+        (Some(address), refused) => {
+            let task = with_pager(|pager| pager.task_of(thread));
+            println!(
+                "pager {}: {thread} of task {task:x?} faults at {address:#x}: {refused:?}",
+                setup().node.0
+            );
+            let words = [thread.raw(), address];
+            // The root task ends the task; until then the thread waits in its fault.
+            let _ = kernel::send(setup(), l4abi::MsgTag::new(REPORT, 2, 0), &words);
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The loop of a pager thread: messages and notes in, steps of the machine, actions out.
+//!
+//! A lane that waits for confirmations still receives everything, so that nobody who wakes it can
+//! block; new requests queue up in the lane until it is idle again.
+
+use super::shared::{self, Inbox, Note, WAKE};
+use super::start::{PAGER, Setup, setup};
+use super::{act, spawn};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use app_pager::client::{put, received_words};
+use app_pager::control::{AskCounts, Counts, Spawn, Spawned};
+use app_pager::encode::{ClientRequest, PagerRequest};
+use app_pager::event::{Action, Event};
+use app_pager::ids::{LaneId, PageNo, TaskId, Who};
+use app_pager::layout::MAX_LANES;
+use app_pager::message::ClientCall;
+use app_pager::pager::Pager;
+use app_pager::wire::Message;
+use core::sync::atomic::{AtomicU64, Ordering};
+use l4abi::{Acceptor, MsgTag, ThreadId, Time, Timeouts};
+use libl4::ipc::{self, Received};
+use libl4::pager::Fault;
+use libl4::{println, program};
+use spin::Mutex;
+
+/// Page faults served, by task.
+static FAULTS: Mutex<BTreeMap<TaskId, u64>> = Mutex::new(BTreeMap::new());
+/// Requests of other pagers to unmap a page.
+static REVOKES: AtomicU64 = AtomicU64::new(0);
+
+/// Something to do when the thread is idle.
+enum Request {
+    Event(Event),
+    Spawn(ThreadId, Spawn),
+}
+
+/// A pager thread.
+pub struct Serving {
+    /// Lane, or [`MAX_LANES`] for the worker.
+    index: u8,
+    who: Who,
+    queue: VecDeque<Request>,
+    /// The address of the fault being served.
+    fault: Option<u64>,
+}
+
+impl Serving {
+    /// The state of thread `index`.
+    pub fn new(index: u8) -> Self {
+        let who = if index == MAX_LANES { Who::Worker } else { Who::Lane(LaneId(index)) };
+        Self { index, who, queue: VecDeque::new(), fault: None }
+    }
+
+    /// The thread's own id.
+    pub fn id(&self) -> ThreadId {
+        setup().numbers.lane(setup().node, self.index)
+    }
+
+    /// Who the thread is.
+    pub const fn who(&self) -> Who {
+        self.who
+    }
+
+    /// What the lane serves is a fault at this address.
+    pub const fn fault(&self) -> Option<u64> {
+        self.fault
+    }
+
+    fn inbox(&self) -> &'static Inbox {
+        shared::of(setup().node).inbox(self.index)
+    }
+
+    /// Serves for ever.
+    pub fn run(mut self) -> ! {
+        loop {
+            while let Some(note) = self.inbox().take() {
+                self.note(note);
+            }
+            if self.is_idle()
+                && let Some(request) = self.queue.pop_front()
+            {
+                self.begin(request);
+                continue;
+            }
+            if !self.inbox().before_wait() {
+                continue;
+            }
+            ipc::accept(Acceptor::NONE);
+            let received = ipc::wait();
+            if let Ok(message) = &received
+                && message.tag.label() == WAKE
+            {
+                self.inbox().woken();
+                continue;
+            }
+            let queued = received.ok().and_then(|message| self.receive(&message));
+            self.queue.extend(queued);
+            if let Some(waker) = self.inbox().after_wait() {
+                // It is sending, or will be at once: it waits for nothing else.
+                let _ = ipc::receive(waker, Timeouts::NEVER);
+                self.inbox().woken();
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        with_pager(|pager| match self.who {
+            Who::Lane(lane) => pager.lane_is_idle(lane),
+            Who::Worker => !pager.worker_is_busy(),
+        })
+    }
+
+    fn begin(&mut self, request: Request) {
+        match request {
+            Request::Event(event) => {
+                self.fault = match &event {
+                    Event::Fault { page, .. } => Some(page.address()),
+                    _ => None,
+                };
+                self.step(|pager, out| pager.handle(event, out));
+            }
+            Request::Spawn(to, spawn) => {
+                let thread = spawn::spawn(self, &spawn).unwrap_or_else(|problem| {
+                    println!("pager {}: cannot start a task: {problem}", setup().node.0);
+                    ThreadId::NIL
+                });
+                reply(to, &Spawned { thread });
+            }
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Confirmed(from, confirm) => {
+                if let Who::Lane(lane) = self.who {
+                    let event = Event::Confirmed { lane, from, confirm };
+                    self.step(|pager, out| pager.handle(event, out));
+                }
+            }
+            Note::Woken => {
+                if let Who::Lane(lane) = self.who {
+                    self.step(|pager, out| pager.handle(Event::Woken(lane), out));
+                }
+            }
+            Note::Act(action) => self.perform(alloc::vec![action]),
+            Note::Idle => {}
+        }
+    }
+
+    /// A step of the machine, and all that follows from it.
+    pub fn step(&mut self, body: impl FnOnce(&mut Pager, &mut Vec<Action>)) {
+        let out = self.step_only(body);
+        self.perform(out);
+    }
+
+    /// A step of the machine: the actions are for the caller to perform.
+    pub fn step_only(&self, body: impl FnOnce(&mut Pager, &mut Vec<Action>)) -> Vec<Action> {
+        let mut out = Vec::new();
+        let freed = with_pager(|pager| {
+            let busy = pager.worker_is_busy();
+            body(pager, &mut out);
+            busy && !pager.worker_is_busy()
+        });
+        if freed && self.who != Who::Worker {
+            let worker = setup().numbers.worker(setup().node);
+            shared::of(setup().node).inbox(MAX_LANES).post(worker, Note::Idle);
+        }
+        out
+    }
+
+    /// Performs actions and those that follow from them, in order.
+    pub fn perform(&mut self, actions: Vec<Action>) {
+        let mut todo = VecDeque::from(actions);
+        while let Some(action) = todo.pop_front() {
+            todo.extend(act::act(self, action));
+        }
+    }
+
+    /// What a message asks for; what can be answered at once is.
+    fn receive(&self, message: &Received) -> Option<Request> {
+        let setup = setup();
+        if let Some(Fault::Page(fault)) = Fault::of(message) {
+            let Who::Lane(lane) = self.who else { return None };
+            count_fault(message.from);
+            let (page, access, thread) = (PageNo::of(fault.addr), fault.access, message.from);
+            return Some(Request::Event(Event::Fault { lane, thread, page, access }));
+        }
+        let mut words = [0; l4abi::tag::MAX_WORDS];
+        let count = received_words(message, &mut words);
+        let words = &words[..count];
+        if let Some(ClientRequest { task, mut call }) = ClientRequest::decode(message.tag, words) {
+            let Who::Lane(lane) = self.who else { return None };
+            if let ClientCall::MigrateThread { node, .. } = &mut call
+                && setup.flat
+            {
+                // All CPUs belong to the one pager.
+                *node = setup.node;
+            }
+            let thread = message.from;
+            return Some(Request::Event(Event::Call { lane, thread, task, call }));
+        }
+        if let Some(ask) = AskCounts::decode(message.tag, words) {
+            reply(message.from, &counts(message.from, ask));
+            return None;
+        }
+        if let Some(spawn) = Spawn::decode(message.tag, words)
+            && message.from == program::supervisor()
+        {
+            return Some(Request::Spawn(message.from, spawn));
+        }
+        if self.who == Who::Worker && from_pager(setup, message.from) {
+            let PagerRequest { from, request, .. } = PagerRequest::decode(message.tag, words)?;
+            if matches!(request, app_pager::message::Request::Revoke { .. }) {
+                REVOKES.fetch_add(1, Ordering::Relaxed);
+            }
+            return Some(Request::Event(Event::Request { from, request }));
+        }
+        None
+    }
+}
+
+fn from_pager(setup: &Setup, from: ThreadId) -> bool {
+    from.is_local() || setup.numbers.pager_of(from, setup.nodes).is_some()
+}
+
+/// Runs `body` on the machine.
+pub fn with_pager<R>(body: impl FnOnce(&mut Pager) -> R) -> R {
+    body(PAGER.lock().as_mut().expect("made before the first request"))
+}
+
+/// Sends an answer to somebody who waits for it.
+pub fn reply(to: ThreadId, message: &impl Message) {
+    if let Ok(tag) = put(message) {
+        // Somebody who does not wait any more loses the answer.
+        let _ = ipc::send(to, Time::ZERO, tag);
+    }
+}
+
+/// Answers a fault without a mapping: the thread faults again.
+pub fn again(to: ThreadId) {
+    let _ = ipc::send(to, Time::ZERO, MsgTag::NIL);
+}
+
+fn count_fault(thread: ThreadId) {
+    let Some(task) = with_pager(|pager| pager.task_of(thread)) else { return };
+    *FAULTS.lock().entry(task).or_default() += 1;
+}
+
+fn counts(from: ThreadId, ask: AskCounts) -> Counts {
+    with_pager(|pager| {
+        let task = ask.task.or_else(|| pager.task_of(from));
+        Counts {
+            faults: task.and_then(|t| FAULTS.lock().get(&t).copied()).unwrap_or(0),
+            revokes: REVOKES.load(Ordering::Relaxed),
+            frames_used: pager.frames_used() as u64,
+            frames: u64::from(pager.config().frames),
+        }
+    })
+}
