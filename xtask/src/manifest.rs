@@ -34,7 +34,21 @@ struct File {
     #[serde(rename = "spaces")]
     _spaces: Spaces,
     #[serde(default)]
+    #[serde(rename = "exhausted")]
+    _exhausted: Exhausted,
+    #[serde(default)]
     program: Vec<Program>,
+}
+
+/// What a fault does on a node without a free frame.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Exhausted {
+    /// Another node helps out.
+    #[default]
+    OtherNode,
+    /// It is refused.
+    Error,
 }
 
 /// Whether the system knows nodes.
@@ -70,6 +84,8 @@ struct Program {
     args: Vec<String>,
     #[serde(default, rename = "restart")]
     _restart: Restart,
+    #[serde(default, rename = "dies")]
+    _dies: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]

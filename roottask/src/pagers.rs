@@ -1,0 +1,215 @@
+//! Starting the application pagers: a pool and a heap per node, mapped at the same addresses into all
+//! of them, and one pager per node, made by a worker thread on that node so that it has its home
+//! there (numa-l4 4.2.1, 4.2.3).
+
+use crate::boot::Modules;
+use crate::memory::{Memory, PAGE};
+use crate::plain::{self, Pages};
+use crate::servers;
+use alloc::vec::Vec;
+use app_pager::layout::{
+    MAX_LANES, MODULE_BASE, Numbers, POOL_BASE, POOL_STRIDE, THREADS_PER_NODE,
+};
+use l4abi::{CpuId, Fpage, NodeId, Rights, ThreadId, Time, Timeouts};
+use libl4::program::StartPage;
+use libl4::rpc::Mapping;
+use libl4::sys::SysResult;
+use libl4::thread::{self, Stack};
+use libl4::{arch, heap, ipc, msg, pager, println, sigma0, topology};
+use roottask::manifest::{Exhausted, Manifest, Numa, Spaces};
+use spin::Once;
+use syscall_server::PagerNo;
+
+/// log2 of the size of a pool, at most and at least.
+const POOL_LOG2: (u8, u8) = (25, 20);
+/// log2 of the size of a pager's heap.
+const HEAP_LOG2: u8 = 22;
+
+/// A pager.
+#[derive(Debug)]
+pub struct Pager {
+    /// Its node.
+    pub node: NodeId,
+    /// Its own memory.
+    pub pages: Pages,
+    /// Number of its lanes.
+    pub lanes: u8,
+    /// Faults before it was ready, and after.
+    pub faults: (u64, u64),
+    /// It is set up.
+    pub ready: bool,
+}
+
+/// All pagers.
+#[derive(Debug)]
+pub struct Pagers {
+    /// By node.
+    pub list: Vec<Pager>,
+    /// What every pager has mapped.
+    pub mappings: Vec<Mapping>,
+    /// A page that all pagers can read.
+    pub transfer: u64,
+    flat: bool,
+}
+
+/// What the starter threads have to know.
+struct Job {
+    numbers: Numbers,
+    root: ThreadId,
+}
+
+static JOB: Once<Job> = Once::new();
+static STARTER_STACK: Stack<{ 16 * 1024 }> = Stack::new();
+/// Place of the starters' UTCB in the root task's area, behind those of the servers.
+const STARTER_UTCB: u64 = 1 + servers::MAX_SERVERS as u64;
+
+impl Pagers {
+    /// Takes memory, makes the pagers and lets them start. Their faults have to be served.
+    pub fn start(
+        manifest: &Manifest,
+        modules: &Modules,
+        numbers: Numbers,
+        memory: &mut Memory,
+    ) -> Self {
+        let flat = manifest.numa == Numa::Flat;
+        let nodes = if flat { 1 } else { topology::node_count() as u8 };
+        let transfer = memory.page(NodeId(0)).expect("a page for start pages");
+        let mut pagers = Self { list: Vec::new(), mappings: Vec::new(), transfer, flat };
+        let frames: Vec<u32> = (0..nodes).map(|n| pagers.take_node(NodeId(n))).collect();
+        for module in modules.iter() {
+            for (at, log2) in module.blocks() {
+                pagers.share(MODULE_BASE + at, at, log2, Rights::R);
+            }
+        }
+        pagers.share(MODULE_BASE + transfer, transfer, 12, Rights::R);
+        let module = modules.find(l4abi::archive::PAGER_NAME).expect("the pager's module");
+        JOB.call_once(|| Job { numbers, root: thread::my_global_id() });
+        for node in (0..nodes).map(NodeId) {
+            let lanes = pagers.cpus(node).len().min(usize::from(MAX_LANES)) as u8;
+            let mut flags = u64::from(flat);
+            flags |= u64::from(manifest.spaces == Spaces::Single) << 1;
+            flags |= u64::from(manifest.exhausted == Exhausted::Error) << 2;
+            let params = [
+                u64::from(node.0),
+                u64::from(nodes),
+                u64::from(numbers.base),
+                u64::from(frames[node.index()]),
+                u64::from(lanes),
+                1 << HEAP_LOG2,
+                flags,
+            ];
+            let supervisor = thread::my_global_id();
+            let start =
+                StartPage { supervisor, heap: (0, 0), params: &params, args: &["app_pager"] };
+            let pages = Pages::load(memory, node, module.bytes(), &start);
+            let pages = pages.unwrap_or_else(|problem| panic!("the pager's image: {problem}"));
+            let pager = Pager { node, pages, lanes, faults: (0, 0), ready: false };
+            pagers.launch(pager, numbers);
+        }
+        pagers
+    }
+
+    /// The CPUs whose faults the pager of `node` serves, by lane; any CPU for a node without.
+    fn cpus(&self, node: NodeId) -> Vec<CpuId> {
+        let all = (0..topology::cpu_count() as u16).map(CpuId);
+        let own: Vec<CpuId> = match self.flat {
+            true => all.collect(),
+            false => topology::cpus_of(node).collect(),
+        };
+        if own.is_empty() { alloc::vec![CpuId(0)] } else { own }
+    }
+
+    /// The node and the lane that serve a CPU.
+    pub fn lane_of(&self, cpu: CpuId) -> (NodeId, u8) {
+        let node = if self.flat { NodeId(0) } else { topology::node_of(cpu) };
+        let lane = self.cpus(node).iter().position(|&c| c == cpu).unwrap_or(0);
+        (node, lane.min(usize::from(MAX_LANES) - 1) as u8)
+    }
+
+    fn share(&mut self, at: u64, from: u64, log2: u8, rights: Rights) {
+        self.mappings.push(Mapping { base: at, fpage: Fpage::memory(from, log2, rights) });
+    }
+
+    /// Takes pool and heap of a node from sigma0. Returns the number of frames.
+    fn take_node(&mut self, node: NodeId) -> u32 {
+        let heap_at = (heap::SHARED_BASE + node.index() * heap::SHARED_STRIDE) as u64;
+        let own = sigma0::any_page_on(node, HEAP_LOG2).or_else(|_| sigma0::any_page(HEAP_LOG2));
+        let own = own.unwrap_or_else(|e| panic!("no memory for the pager of {node:?}: {e:?}"));
+        arch::clear_memory(own, PAGE);
+        self.share(heap_at, own, HEAP_LOG2, Rights::RW);
+        let Some((pool, log2)) = Memory::block(node, POOL_LOG2.0, POOL_LOG2.1) else {
+            println!("root: node {} has no memory for a pool", node.0);
+            return 0;
+        };
+        // Pagers count on it: a fresh frame is clean.
+        arch::clear_memory(pool, 1 << log2);
+        let at = POOL_BASE + u64::from(node.0) * POOL_STRIDE;
+        self.share(at, pool, log2, Rights::RWX);
+        1 << (log2 - 12)
+    }
+
+    /// Has the pager's threads made on its node, puts each on its CPU, and starts the first.
+    fn launch(&mut self, pager: Pager, numbers: Numbers) {
+        let (node, lanes, entry) = (pager.node, pager.lanes, pager.pages.entry);
+        let cpus = self.cpus(node);
+        if let Err(error) = make_on(node, lanes, cpus[0], numbers) {
+            panic!("the pager of node {}: {error}", node.0);
+        }
+        let worker = numbers.worker(node);
+        let threads: Vec<ThreadId> =
+            (0..lanes).map(|lane| numbers.lane(node, lane)).chain([worker]).collect();
+        for (i, &id) in threads.iter().enumerate() {
+            let cpu = if id == worker { cpus[0] } else { cpus[i] };
+            if let Err(error) = servers::place(id, cpu) {
+                println!("root: pager of node {}, thread {i}: {error}", node.0);
+            }
+        }
+        let first = numbers.tasks().of(node).next().map_or(0, |n| n.0);
+        let range = first..first + THREADS_PER_NODE;
+        let no = PagerNo(u16::from(node.0));
+        let added = servers::with_policy(|policy| policy.add_pager(no, threads, range));
+        assert!(added.is_ok(), "pager of node {}: {added:?}", node.0);
+        self.list.push(pager);
+        let started = pager::start_message(numbers.lane(node, 0), entry, 0);
+        assert!(started.is_ok(), "pager of node {}: {started:?}", node.0);
+    }
+}
+
+/// Has a thread on `cpu` make the pager's space and threads.
+fn make_on(node: NodeId, lanes: u8, cpu: CpuId, numbers: Numbers) -> SysResult<()> {
+    let id = numbers.starter(node);
+    let utcb = thread::my_utcb_location() + STARTER_UTCB * l4abi::utcb::UTCB_SIZE as u64;
+    thread::create_local(id, utcb, thread::my_global_id())?;
+    servers::place(id, cpu)?;
+    let stack = STARTER_STACK.take().expect("one starter at a time");
+    thread::start_on(id, &stack, starter, u64::from(node.0) | u64::from(lanes) << 8)?;
+    let patience = Timeouts::new(Time::NEVER, Time::period_us(5_000_000));
+    match ipc::receive(id, patience) {
+        Ok(done) if done.mr(1) == 0 => {}
+        other => {
+            panic!("the starter of node {}: {other:?}, {:#x}", node.0, arch::utcb().load_mr(1))
+        }
+    }
+    thread::delete(id)?;
+    STARTER_STACK.release();
+    Ok(())
+}
+
+extern "C" fn starter(arg: u64) -> ! {
+    let (node, lanes) = (NodeId(arg as u8), (arg >> 8) as u8);
+    let job = JOB.get().expect("set before starters run");
+    let failed = make_threads(job, node, lanes).is_err();
+    let mut message = msg::Writer::here();
+    message.word(u64::from(failed));
+    let _ = ipc::send(job.root, Time::NEVER, message.tag(0));
+    thread::sleep_forever()
+}
+
+fn make_threads(job: &Job, node: NodeId, lanes: u8) -> SysResult<()> {
+    let first = job.numbers.lane(node, 0);
+    plain::make_space(first, job.root)?;
+    for lane in (1..lanes).chain([MAX_LANES]) {
+        plain::add_thread(job.numbers.lane(node, lane), first, u64::from(lane), job.root)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! Supervision: programs are started, served, watched, taken down and started again.
+
+use crate::boot::Modules;
+use crate::memory::Memory;
+use crate::pagers::Pagers;
+use crate::plain::{self, Pages};
+use crate::servers;
+use alloc::string::String;
+use alloc::vec::Vec;
+use app_pager::client::{TaskError, ask, counts_of};
+use app_pager::control::{Spawn, Spawned};
+use app_pager::encode::ClientRequest;
+use app_pager::ids::TaskId;
+use app_pager::layout::{HEAP, Numbers};
+use app_pager::message::{ClientCall, Reply};
+use core::fmt;
+use l4abi::proto::{EXCEPTION_TAG, IoFault, PageFault, exception_mr};
+use l4abi::record::{Line, Test};
+use l4abi::{Acceptor, CpuId, FpageKind, MsgTag, NodeId, ThreadId, Time, Timeouts};
+use libl4::exit::{self, Outcome};
+use libl4::ipc::{self, Received};
+use libl4::pager::Fault;
+use libl4::program::{StartPage, Supervisor, SupervisorClient};
+use libl4::rpc::{Failure, Mapping};
+use libl4::server::Answer;
+use libl4::{pager, println, sigma0, thread, topology};
+use roottask::manifest::{Manifest, Program, Restart};
+use syscall_server::TaskNo;
+
+/// How often a program is started again.
+const MAX_RESTARTS: u32 = 8;
+/// How often reports of pagers are looked for when nothing else happens.
+const LOOK_AROUND: Time = Time::period_us(20_000);
+/// Ports that programs may have: the serial port and the debug-exit device.
+const PORTS: [core::ops::RangeInclusive<u64>; 2] = [0x3F8..=0x3FF, 0xF4..=0xF4];
+
+/// Why a program is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Exit(u64),
+    Panic,
+    Exception { vector: u64, ip: u64 },
+    Fault { addr: u64, ip: u64 },
+    NotStarted,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(0) => f.write_str("left"),
+            Self::Exit(code) => write!(f, "left with code {code}"),
+            Self::Panic => f.write_str("panicked"),
+            Self::Exception { vector, ip } => write!(f, "exception {vector} at {ip:#x}"),
+            Self::Fault { addr, ip: 0 } => write!(f, "bad fault at address {addr:#x}"),
+            Self::Fault { addr, ip } => write!(f, "bad fault at address {addr:#x}, ip {ip:#x}"),
+            Self::NotStarted => f.write_str("could not be started"),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Plain { thread: ThreadId, pages: Pages },
+    Task { task: TaskId, node: NodeId },
+    Ended,
+}
+
+#[derive(Debug)]
+struct Running {
+    state: State,
+    restarts: u32,
+    /// It ended as it should not have.
+    failed: bool,
+}
+
+/// The whole system.
+#[derive(Debug)]
+pub struct System {
+    manifest: Manifest,
+    modules: Modules,
+    numbers: Numbers,
+    memory: Memory,
+    pagers: Option<Pagers>,
+    running: Vec<Running>,
+    next_task: u32,
+    /// The message being handled gets no answer.
+    silent: bool,
+}
+
+impl System {
+    /// A system that has not started yet.
+    pub fn new(manifest: Manifest, modules: Modules, numbers: Numbers) -> Self {
+        Self {
+            manifest,
+            modules,
+            numbers,
+            memory: Memory::default(),
+            pagers: None,
+            running: Vec::new(),
+            next_task: 1,
+            silent: false,
+        }
+    }
+
+    /// Starts everything and supervises it until all programs have ended.
+    pub fn run(mut self) -> ! {
+        if self.manifest.pager.is_some() {
+            servers::start(self.numbers);
+            let (numbers, memory) = (self.numbers, &mut self.memory);
+            self.pagers = Some(Pagers::start(&self.manifest, &self.modules, numbers, memory));
+        }
+        let mut started = false;
+        let mut reply: Option<(ThreadId, MsgTag)> = None;
+        loop {
+            if reply.is_none() {
+                self.hear_reports();
+                if !started && self.pagers_ready() {
+                    started = true;
+                    (0..self.manifest.program.len()).for_each(|i| self.start(i));
+                }
+                if started && self.running.iter().all(|r| matches!(r.state, State::Ended)) {
+                    self.finish();
+                }
+            }
+            ipc::accept(Acceptor::NONE);
+            let (to, tag) = reply.take().unwrap_or((ThreadId::NIL, MsgTag::NIL));
+            let timeouts = Timeouts::new(Time::ZERO, LOOK_AROUND);
+            let Ok(message) = ipc::ipc(to, ThreadId::ANY, timeouts, tag) else { continue };
+            self.silent = false;
+            let answer = self.handle(&message).filter(|_| !self.silent);
+            reply = answer.map(|tag| (message.from, tag));
+        }
+    }
+
+    fn pagers_ready(&self) -> bool {
+        self.pagers.as_ref().is_none_or(|pagers| pagers.list.iter().all(|p| p.ready))
+    }
+
+    fn handle(&mut self, message: &Received) -> Option<MsgTag> {
+        if SupervisorClient::owns(message.tag.label()) {
+            return match SupervisorClient::dispatch(self, message) {
+                Answer::Reply(tag) => Some(tag),
+                Answer::ReplyTo(..) | Answer::Nothing => None,
+            };
+        }
+        match Fault::of(message) {
+            Some(Fault::Page(fault)) => return self.page_fault(message.from, &fault),
+            Some(Fault::Io(fault)) => return self.io_fault(message.from, &fault),
+            None => {}
+        }
+        if message.tag.label() == EXCEPTION_TAG.label() {
+            let (vector, ip) = (message.mr(exception_mr::VECTOR), message.mr(exception_mr::RIP));
+            self.died(message.from, End::Exception { vector, ip });
+        }
+        None
+    }
+
+    fn page_fault(&mut self, from: ThreadId, fault: &PageFault) -> Option<MsgTag> {
+        let memory = &mut self.memory;
+        let pages = if let Some(pager) = self.numbers.pager_of(from, 64)
+            && let Some(pager) = self.pagers.as_mut().and_then(|p| p.list.get_mut(pager.index()))
+        {
+            if pager.ready {
+                pager.faults.1 += 1
+            } else {
+                pager.faults.0 += 1
+            }
+            Some(&mut pager.pages)
+        } else {
+            self.running.iter_mut().find_map(|r| match &mut r.state {
+                State::Plain { thread, pages } if *thread == from => Some(pages),
+                _ => None,
+            })
+        };
+        let fpage = pages.and_then(|pages| pages.serve(memory, fault));
+        if let Some(region) = fpage.and_then(l4abi::Fpage::memory_region) {
+            let rights = fpage.map_or(l4abi::Rights::empty(), l4abi::Fpage::rights);
+            return Some(pager::map_reply(fault, region.base(), region.size_log2(), rights));
+        }
+        self.died(from, End::Fault { addr: fault.addr, ip: fault.ip });
+        None
+    }
+
+    fn io_fault(&mut self, from: ThreadId, fault: &IoFault) -> Option<MsgTag> {
+        if let FpageKind::Io(region) = fault.ports.kind() {
+            let (first, last) = (region.base(), region.last());
+            let allowed = PORTS.iter().any(|p| p.contains(&first) && p.contains(&last));
+            if allowed && sigma0::io_ports(first as u16, region.size_log2()).is_ok() {
+                return Some(pager::io_reply(fault));
+            }
+        }
+        self.died(from, End::Fault { addr: fault.ports.raw(), ip: fault.ip });
+        None
+    }
+
+    /// The program that a thread belongs to.
+    fn program_of(&self, from: ThreadId) -> Option<usize> {
+        self.running.iter().position(|r| match &r.state {
+            State::Plain { thread, .. } => *thread == from,
+            State::Task { task, .. } => servers::with_policy(|policy| {
+                policy.threads_of(TaskNo(task.0)).any(|thread| thread == from)
+            }),
+            State::Ended => false,
+        })
+    }
+
+    fn hear_reports(&mut self) {
+        while let Some((thread, addr)) = servers::take_report() {
+            self.died(thread, End::Fault { addr, ip: 0 });
+        }
+    }
+
+    fn died(&mut self, from: ThreadId, how: End) {
+        self.silent = true;
+        match self.program_of(from) {
+            Some(index) => self.end(index, how),
+            None => println!("root: thread {from}: {how}; it belongs to no program"),
+        }
+    }
+
+    /// Takes a program down, reports, and starts it again where the manifest says so.
+    fn end(&mut self, index: usize, how: End) {
+        let state = core::mem::replace(&mut self.running[index].state, State::Ended);
+        match state {
+            State::Plain { thread, mut pages } => {
+                if let Err(error) = thread::delete(thread) {
+                    println!("root: {thread} cannot be deleted: {error}");
+                }
+                pages.release(&mut self.memory);
+            }
+            State::Task { task, node } => {
+                let request = ClientRequest { task: Some(task), call: ClientCall::EndTask };
+                let ended: Result<Reply, TaskError> = ask(self.numbers.lane(node, 0), &request);
+                if !matches!(ended, Ok(Reply::Done | Reply::Pages { .. })) {
+                    println!("root: task {:#x} does not end: {ended:?}", task.0);
+                    self.running[index].failed = true;
+                }
+            }
+            State::Ended => {}
+        }
+        let program = &self.manifest.program[index];
+        let running = &mut self.running[index];
+        let well = how == End::Exit(0);
+        println!("root: program '{}': {how}", program.name);
+        libl4::console::record(|out| {
+            let mut line = Line::begin(out, "program");
+            line.str("name", &program.name).display("end", how).flag("ok", well);
+            line.end()
+        });
+        let again = program.restart == Restart::Always && !well && how != End::NotStarted;
+        if again && running.restarts < MAX_RESTARTS {
+            running.restarts += 1;
+            return self.start(index);
+        }
+        running.failed |= well == program.dies;
+    }
+
+    fn start(&mut self, index: usize) {
+        if self.running.len() <= index {
+            self.running.push(Running { state: State::Ended, restarts: 0, failed: false });
+        }
+        let program = self.manifest.program[index].clone();
+        let state = match self.pagers.is_some() {
+            true => self.start_task(&program),
+            false => self.start_plain(index, &program),
+        };
+        match state {
+            Ok(state) => self.running[index].state = state,
+            Err(problem) => {
+                println!("root: program '{}': {problem}", program.name);
+                self.end(index, End::NotStarted);
+            }
+        }
+    }
+
+    fn cpu_of(program: &Program) -> CpuId {
+        let node = program.node.map(NodeId);
+        let on_node = node.and_then(|node| topology::cpus_of(node).next());
+        program.cpu.map(CpuId).or(on_node).unwrap_or(CpuId(0))
+    }
+
+    fn start_page(program: &Program) -> Option<[u8; libl4::program::PAGE]> {
+        let mut args: Vec<&str> = alloc::vec![program.name.as_str()];
+        args.extend(program.args.iter().map(String::as_str));
+        let supervisor = thread::my_global_id();
+        StartPage { supervisor, heap: HEAP, params: &[], args: &args }.bytes()
+    }
+
+    fn start_task(&mut self, program: &Program) -> Result<State, &'static str> {
+        let module = self.modules.find(&program.module).ok_or("its module is missing")?;
+        let pagers = self.pagers.as_ref().ok_or("there is no pager")?;
+        let (node, lane) = pagers.lane_of(Self::cpu_of(program));
+        let page = Self::start_page(program).ok_or("its arguments are too long")?;
+        libl4::arch::write_memory(pagers.transfer, &page);
+        let task = TaskId::new(node, self.next_task);
+        self.next_task += 1;
+        let spawn =
+            Spawn { task, module: module.base, size: module.size, start_page: pagers.transfer };
+        let spawned: Result<Spawned, _> = ask(self.numbers.lane(node, lane), &spawn);
+        match spawned {
+            Ok(Spawned { thread }) if !thread.is_nil() => Ok(State::Task { task, node }),
+            _ => Err("its pager cannot start it"),
+        }
+    }
+
+    fn start_plain(&mut self, index: usize, program: &Program) -> Result<State, &'static str> {
+        let module = self.modules.find(&program.module).ok_or("its module is missing")?;
+        let cpu = Self::cpu_of(program);
+        let node = topology::node_of(cpu);
+        let mut args: Vec<&str> = alloc::vec![program.name.as_str()];
+        args.extend(program.args.iter().map(String::as_str));
+        let root = thread::my_global_id();
+        let start = StartPage { supervisor: root, heap: HEAP, params: &[], args: &args };
+        let mut pages = Pages::load(&mut self.memory, node, module.bytes(), &start)?;
+        let id = self.numbers.plain(index as u32);
+        let made = plain::make_space(id, root).map_err(|_| "the kernel makes no space");
+        let started = made.and_then(|()| {
+            let place = libl4::sys::Schedule { processor: Some(cpu), ..Default::default() };
+            libl4::sys::schedule(id, place).map_err(|_| "it cannot be put on its CPU")?;
+            pager::start_message(id, pages.entry, 0).map_err(|_| "it takes no start message")
+        });
+        if let Err(problem) = started {
+            let _ = thread::delete(id);
+            pages.release(&mut self.memory);
+            return Err(problem);
+        }
+        Ok(State::Plain { thread: id, pages })
+    }
+
+    /// All programs have ended: the last checks, and out.
+    fn finish(&mut self) -> ! {
+        let mut failed = self.running.iter().any(|r| r.failed);
+        let mut check = |name: &str, ok: bool, detail: fmt::Arguments<'_>| {
+            libl4::console::record(|out| Test { name, ok, detail }.write(out));
+            failed |= !ok;
+        };
+        if let Some(pagers) = &self.pagers {
+            for p in &pagers.list {
+                let (before, after) = p.faults;
+                let text = format_args!("node {}: {before} at start, {after} after", p.node.0);
+                check("os_pagers_never_fault", after == 0 && before > 0, text);
+                let counts = counts_of(self.numbers.lane(p.node, 0), None);
+                let used = counts.map(|c| c.frames_used);
+                let text = format_args!("node {}: frames in use: {used:?}", p.node.0);
+                check("os_frames_return", used == Ok(0), text);
+            }
+        }
+        println!("root: all programs have ended");
+        exit::exit(if failed { Outcome::Failed } else { Outcome::Success })
+    }
+}
+
+impl Supervisor for System {
+    fn exit(&mut self, from: ThreadId, code: u64) -> Result<(), Failure> {
+        self.died(from, End::Exit(code));
+        Ok(())
+    }
+
+    fn panicked(&mut self, from: ThreadId) -> Result<(), Failure> {
+        self.died(from, End::Panic);
+        Ok(())
+    }
+
+    fn mapping(&mut self, from: ThreadId, index: u64) -> Result<Mapping, Failure> {
+        let is_pager = self.numbers.pager_of(from, 64).is_some();
+        let all = self.pagers.as_ref().filter(|_| is_pager).map(|p| &p.mappings);
+        all.and_then(|all| all.get(index as usize)).copied().ok_or(Failure(0))
+    }
+
+    fn ready(&mut self, from: ThreadId) -> Result<(), Failure> {
+        let node = self.numbers.pager_of(from, 64).ok_or(Failure(0))?;
+        let pager = self.pagers.as_mut().and_then(|p| p.list.get_mut(node.index()));
+        pager.ok_or(Failure(0))?.ready = true;
+        Ok(())
+    }
+}
