@@ -7,7 +7,7 @@ const ROOT_BASE: u64 = 36 << 20;
 
 /// Programs that the root task starts from a manifest.
 const PROGRAM_BASE: u64 = 4 << 20;
-const PROGRAMS: [&str; 2] = ["greet", "arraywalk"];
+const PROGRAMS: [&str; 3] = ["greet", "arraywalk", "numademo"];
 
 fn main() {
     println!("cargo::rerun-if-changed=src/bin");

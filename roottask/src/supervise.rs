@@ -206,7 +206,10 @@ impl System {
 
     fn hear_reports(&mut self) {
         while let Some((thread, addr)) = servers::take_report() {
-            self.died(thread, End::Fault { addr, ip: 0 });
+            // A thread of a task that was ending reports late: nothing is left to end.
+            if self.program_of(thread).is_some() {
+                self.died(thread, End::Fault { addr, ip: 0 });
+            }
         }
     }
 
