@@ -34,6 +34,8 @@ static PAGES: AtomicU64 = AtomicU64::new(0);
 static PASSES: AtomicU64 = AtomicU64::new(0);
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 static WRONG: AtomicU64 = AtomicU64::new(0);
+/// The pager that serves the second thread.
+static PAGER: AtomicU64 = AtomicU64::new(0);
 /// 1 go, 2 done.
 static PHASE: AtomicU64 = AtomicU64::new(0);
 
@@ -104,6 +106,7 @@ extern "C" fn second(cpu: u64) -> ! {
     while PHASE.load(Ordering::Acquire) != 1 {
         pause();
     }
+    PAGER.store(client::my_pager().raw(), Ordering::Relaxed);
     let (first, pages) = (FIRST.load(Ordering::Relaxed), PAGES.load(Ordering::Relaxed));
     let faults = walk(first, pages, PASSES.load(Ordering::Relaxed));
     FAULTS.store(faults, Ordering::Relaxed);
@@ -151,7 +154,7 @@ fn main() {
     }
     let others = FAULTS.load(Ordering::Relaxed);
     check_counts(&mut report, &params, numa, (faults, others));
-    end(&mut report, &params, pages, shared, thread.ok());
+    end(&mut report, &params, numa, thread.ok());
 }
 
 fn check_counts(report: &mut Report, params: &Params, numa: bool, faults: (u64, u64)) {
@@ -167,28 +170,21 @@ fn check_counts(report: &mut Report, params: &Params, numa: bool, faults: (u64, 
     result(variant, "faults", faults.0 + faults.1);
 }
 
-fn end(
-    report: &mut Report,
-    params: &Params,
-    pages: u64,
-    shared: u64,
-    thread: Option<libl4::ThreadId>,
-) {
+fn end(report: &mut Report, params: &Params, numa: bool, thread: Option<libl4::ThreadId>) {
     let here = topology::my_node();
-    let first = nodes_of(0, pages);
-    let on_here = first.iter().filter(|&&n| n == Some(here)).count() as u64;
+    let (pages, shared) = (params.pages, params.pages * params.overlap / 100);
     if !params.local {
-        let text = format_args!("{on_here} of {pages} on node {}", here.0);
-        report.check("os_first_touch", on_here == pages, text);
-        let rest = nodes_of(pages, pages - shared);
-        println!("arraywalk: the second thread's pages lie on {:?}", rest.first());
-        let range = client::pages(ARRAY, pages * PAGE);
-        let unmapped = client::unmap(range);
-        let ok = unmapped.is_ok_and(|(n, bits)| n == pages && bits.contains(Rights::W));
-        report.check("os_unmap_reports", ok, format_args!("{unmapped:?}"));
-        // The contents stay.
-        let value = arch::peek(ARRAY + PAGE + 8 * (u64::from(here.0) + 1));
-        report.check("os_unmap_keeps", value == 1, format_args!("{value}"));
+        let on = |first, count, wanted: &dyn Fn(NodeId) -> bool| {
+            let nodes = nodes_of(first, count);
+            nodes.iter().filter(|n| n.is_some_and(wanted)).count() as u64
+        };
+        let first = on(0, pages, &|node| node == here);
+        let text = format_args!("{first} of {pages} on node {}", here.0);
+        report.check("os_first_touch", first == pages, text);
+        let rest = on(pages, pages - shared, &|node| (node == here) != numa);
+        let text = format_args!("{rest} of {} where they were touched", pages - shared);
+        report.check("os_first_touch_second", rest == pages - shared, text);
+        unmap(report, pages, if numa { shared } else { 0 }, here);
     }
     if let Some(thread) = thread {
         let deleted = client::delete_thread(thread);
@@ -197,4 +193,21 @@ fn end(
     if report.failed > 0 {
         program::exit(Outcome::Failed);
     }
+}
+
+/// Unmaps the first thread's part: the other pager hears only of the pages it has mapped itself.
+fn unmap(report: &mut Report, pages: u64, shared: u64, here: NodeId) {
+    let other = libl4::ThreadId::from_raw(PAGER.load(Ordering::Relaxed));
+    let told = || client::counts_of(other, None).map_or(u64::MAX, |c| c.revokes);
+    let before = told();
+    let unmapped = client::unmap(client::pages(ARRAY, pages * PAGE));
+    let ok = unmapped.is_ok_and(|(n, bits)| n == pages && bits.contains(Rights::W));
+    report.check("os_unmap_reports", ok, format_args!("{unmapped:?}"));
+    let notified = told() - before;
+    let text = format_args!("{notified} notifications for {shared} pages mapped elsewhere");
+    report.check("os_unmap_notifies", notified == shared, text);
+    result("unmap", "notifications", notified);
+    // The contents stay.
+    let value = arch::peek(ARRAY + PAGE + 8 * (u64::from(here.0) + 1));
+    report.check("os_unmap_keeps", value == 1, format_args!("{value}"));
 }
