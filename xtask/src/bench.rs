@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: experiments.
 
+mod arraywalk;
 mod paths;
 
 use crate::cli::BenchArgs;
@@ -19,7 +20,8 @@ pub struct Finding {
 type Experiment = (&'static str, fn(&BenchArgs) -> Result<Finding>);
 
 /// All experiments.
-const EXPERIMENTS: [Experiment; 1] = [("paths", paths::run)];
+const EXPERIMENTS: [Experiment; 3] =
+    [("paths", paths::run), ("arraywalk", arraywalk::walk), ("unmap", arraywalk::unmap)];
 
 /// `cargo xtask bench`.
 pub fn command(args: &BenchArgs) -> Result<u8> {
