@@ -251,6 +251,7 @@ pub fn receive_phase(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Next
 fn receive_phase_full(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Next {
     if from == 0 {
         me.set_reg(reg::RSI, 0);
+        me.set_reg(reg::RDI, me.local_id.get());
         return go_on(cpu, me, partner);
     }
     let Some(awaited) = awaited(me, from) else {

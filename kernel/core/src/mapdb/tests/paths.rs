@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! cargo test --release -p kcore --lib --no-run    (prints the name of the test program)
-//! valgrind --tool=callgrind --toggle-collect='*batch_of_maps*' PROGRAM --ignored common_paths
-//! valgrind --tool=callgrind --toggle-collect='*batch_of_unmaps*' PROGRAM --ignored common_paths
+//! valgrind --tool=callgrind --toggle-collect='*batch_of_maps*' PROGRAM common_paths
+//! valgrind --tool=callgrind --toggle-collect='*batch_of_unmaps*' PROGRAM common_paths
 //! ```
 //!
 //! The total divided by [`ROUNDS`] times [`BATCH`] is the count per page. Locks are a flag here; in the
@@ -230,14 +230,12 @@ fn run(batch: u64, touched: bool) {
 
 #[test]
 #[cfg_attr(miri, ignore = "counts instructions")]
-#[ignore = "counts instructions: see the module head"]
 fn common_paths() {
     run(BATCH, true);
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "counts instructions")]
-#[ignore = "counts instructions: see the module head"]
 fn common_paths_one_page() {
     run(1, true);
 }
