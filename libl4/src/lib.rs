@@ -35,6 +35,7 @@ pub mod rpc;
 pub mod server;
 pub mod sigma0;
 pub mod start;
+pub mod sync;
 pub mod sys;
 pub mod thread;
 pub mod time;

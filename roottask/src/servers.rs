@@ -7,10 +7,11 @@ use l4abi::control::UTCB_UNSPECIFIED;
 use l4abi::{Acceptor, CpuId, ErrorCode, MsgTag, ThreadId};
 use libl4::ipc::{self, Received};
 use libl4::msg::Writer;
+use libl4::sync::Mutex;
 use libl4::sys::{self, SysError, SysResult};
 use libl4::thread::{self, Stack};
 use libl4::{println, topology};
-use spin::{Mutex, Once};
+use spin::Once;
 use syscall_server::{Call, Policy, REPORT, Request, SCHEDULE, TaskNo, ThreadControl};
 
 /// Most CPUs that get a server.

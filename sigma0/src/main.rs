@@ -9,9 +9,9 @@
 use l4abi::proto::Sigma0Request;
 use libl4::ipc::{self, Received};
 use libl4::msg::Writer;
+use libl4::sync::Mutex;
 use libl4::{Acceptor, Fpage, MsgTag, ThreadId, println, sys};
 use sigma0::pool::{Pool, State, Verdict};
-use spin::Mutex;
 
 libl4::entry!(main);
 

@@ -10,8 +10,8 @@ use app_pager::layout::MAX_LANES;
 use app_pager::message::Confirm;
 use app_pager::store::Slot;
 use l4abi::{MsgTag, NodeId, ThreadId, Time};
+use libl4::sync::Mutex;
 use libl4::{arch, heap, ipc};
-use spin::Mutex;
 
 /// In the first page of a shared heap's area: where the node's [`Shared`] is.
 const POINTER_AT: u64 = 2048;

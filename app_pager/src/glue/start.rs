@@ -10,9 +10,10 @@ use app_pager::pager::Pager;
 use l4abi::{Acceptor, CpuId, NodeId, ThreadId};
 use libl4::program::{self, SupervisorClient, param};
 use libl4::rpc::{RpcError, Target};
+use libl4::sync::Mutex;
 use libl4::thread::Stack;
 use libl4::{arch, heap, topology};
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// What the pager was started with: the words of its start page, in order.
 #[derive(Clone, Debug)]

@@ -21,8 +21,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use l4abi::{Acceptor, MsgTag, ThreadId, Time, Timeouts};
 use libl4::ipc::{self, Received};
 use libl4::pager::Fault;
+use libl4::sync::Mutex;
 use libl4::{println, program};
-use spin::Mutex;
 
 /// Page faults served, by task.
 static FAULTS: Mutex<BTreeMap<TaskId, u64>> = Mutex::new(BTreeMap::new());

@@ -6,8 +6,14 @@
 //! same addresses everywhere, and what is freed goes back to the heap it came from, by address.
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicUsize, Ordering};
-use linked_list_allocator::LockedHeap;
+
+use crate::sync::Mutex;
+use linked_list_allocator::Heap;
+
+/// A heap that several threads use.
+type LockedHeap = Mutex<Heap>;
 
 /// Address of the shared heap of node 0.
 pub const SHARED_BASE: usize = 0x10_0000_0000;
@@ -25,7 +31,8 @@ struct ProgramHeap {
 }
 
 #[global_allocator]
-static HEAP: ProgramHeap = ProgramHeap { own: LockedHeap::empty(), shared: AtomicUsize::new(0) };
+static HEAP: ProgramHeap =
+    ProgramHeap { own: Mutex::new(Heap::empty()), shared: AtomicUsize::new(0) };
 
 const fn is_shared(at: usize) -> bool {
     at >= SHARED_BASE && at < SHARED_BASE + SHARED_COUNT * SHARED_STRIDE
@@ -52,17 +59,18 @@ impl ProgramHeap {
     }
 }
 
-// SAFETY: both heaps hand out memory by the rules of `LockedHeap`, and every object goes back to the
+// SAFETY: both heaps hand out memory by the rules of `Heap`, under its lock, and every object goes back to the
 // heap that it came from.
 unsafe impl GlobalAlloc for ProgramHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises are those of the inner allocator.
-        unsafe { self.current().alloc(layout) }
+        let found = self.current().lock().allocate_first_fit(layout);
+        found.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above; the object is of that heap.
-        unsafe { self.home_of(ptr as usize).dealloc(ptr, layout) }
+        let Some(object) = NonNull::new(ptr) else { return };
+        // SAFETY: the caller gives back what `alloc` handed out with this layout, to the heap it came from.
+        unsafe { self.home_of(ptr as usize).lock().deallocate(object, layout) }
     }
 }
 
@@ -89,7 +97,7 @@ pub(crate) fn use_shared(node: usize, size: usize) -> bool {
         return false;
     }
     let at = SHARED_BASE + node * SHARED_STRIDE;
-    let heap = LockedHeap::empty();
+    let heap: LockedHeap = Mutex::new(Heap::empty());
     // SAFETY: the area is this program's to set up; the head gets a page, the heap the rest, both
     // mapped for good.
     unsafe {
