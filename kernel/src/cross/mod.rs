@@ -78,9 +78,15 @@ impl Letter for Parcel {
 /// Looks for threads from other CPUs and runs their errands. Everything else comes with an interrupt of its own.
 #[inline(always)]
 pub fn poll(cpu: &PerCpu) {
-    if !cpu::this().shared.mailbox.is_empty() {
+    if !is_quiet() {
         serve(cpu);
     }
+}
+
+/// Whether no thread from another CPU waits to be let in.
+#[inline(always)]
+pub fn is_quiet() -> bool {
+    cpu::this().shared.mailbox.is_empty()
 }
 
 #[cold]

@@ -28,24 +28,92 @@ use crate::sched::{self, Next, work};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, utcb};
 
-/// The Ipc system call of `me`, the current thread. What a plain message needs is inlined here.
-#[inline(always)]
-pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
-    me.timeouts.set(me.reg(reg::R8));
-    let from = me.reg(reg::RDX);
-    match me.reg(reg::RSI) {
-        0 => {
-            me.set_reg(reg::R9, 0);
-            receive_phase(cpu, me, from, Next::Thread(me))
+/// What an Ipc caller asks for, as its registers say it (reference 5.1).
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// Destination; 0 = no send phase.
+    pub to: u64,
+    /// From-specifier; 0 = no receive phase.
+    pub from: u64,
+    /// Timeouts of both phases.
+    pub timeouts: u64,
+    /// Message tag.
+    pub tag: u64,
+}
+
+impl Call {
+    /// From the saved registers of `me`.
+    pub fn of(me: TcbRef) -> Self {
+        Self {
+            to: me.reg(reg::RSI),
+            from: me.reg(reg::RDX),
+            timeouts: me.reg(reg::R8),
+            tag: me.reg(reg::R9),
         }
-        to => send_phase(cpu, me, to, from),
     }
+}
+
+/// The Ipc system call of `me`, the current thread. What a message of words needs is inlined here.
+#[inline(always)]
+pub fn syscall(cpu: &PerCpu, me: TcbRef, call: Call) -> Next {
+    me.timeouts.set(call.timeouts);
+    if let Some(dest) = thread::lookup_at_once(call.to)
+        && nothing_special(cpu, me, dest, call.tag)
+        && takes_plainly(dest, me)
+    {
+        return exchange(cpu, me, dest, call);
+    }
+    any_case(cpu, me, call)
 }
 
 /// The same, out of line, for a proxy.
 #[inline(never)]
 pub fn by_proxy(cpu: &PerCpu, me: TcbRef) -> Next {
-    syscall(cpu, me)
+    syscall(cpu, me, Call::of(me))
+}
+
+/// One look at both keys and the tag answers most questions of a send phase: both threads live on this CPU, `dest`
+/// waits without a timeout and not for a message of its own that the kernel made, nobody has a redirector or an
+/// interrupt pending, the message is words in the sender's own name.
+#[inline(always)]
+fn nothing_special(cpu: &PerCpu, me: TcbRef, dest: TcbRef, tag: u64) -> bool {
+    const UNUSUAL: u64 = MsgTag::new(0, 0, 63).raw() | TagFlags::PROPAGATED.bits() as u64;
+    dest.key.get() == cpu.plain_waiting() && me.key.get() == cpu.plain_ready() && tag & UNUSUAL == 0
+}
+
+/// A message of words from `me` to waiting `dest`, about neither of which there is anything special, then the receive
+/// phase of `me`.
+#[inline(always)]
+fn exchange(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Next {
+    let tag = MsgTag::from_raw(call.tag);
+    transfer::own_words(me, dest, tag.untyped());
+    dest.key.set(cpu.plain_ready());
+    dest.set_reg(reg::R9, tag.with_flags(TagFlags::empty()).raw());
+    dest.set_reg(reg::RSI, result::name_for(me, dest));
+    dest.set_reg(reg::RDI, dest.local_id.get());
+    if (call.from == call.to || call.from == Awaited::ANY.0)
+        && call.timeouts as u16 == 0
+        && me.senders.is_empty()
+    {
+        me.awaited.set(call.from);
+        me.key.set(cpu.plain_waiting());
+        return Next::Thread(dest);
+    }
+    me.virtual_sender.set(0);
+    me.then_receive.set(call.from);
+    sent(cpu, me, Next::Thread(dest))
+}
+
+/// The system call with every case.
+#[inline(never)]
+fn any_case(cpu: &PerCpu, me: TcbRef, call: Call) -> Next {
+    match call.to {
+        0 => {
+            me.set_reg(reg::R9, 0);
+            receive_phase(cpu, me, call.from, Next::Thread(me))
+        }
+        to => send_phase(cpu, me, to, call.from),
+    }
 }
 
 /// A thread as IPC partners may name it.
@@ -63,8 +131,14 @@ pub fn space_token(t: TcbRef) -> u64 {
 /// Whether waiting `receiver` takes what `sender` has to say.
 #[inline(always)]
 pub fn takes(receiver: TcbRef, sender: TcbRef) -> bool {
+    takes_plainly(receiver, sender) || takes_otherwise(receiver, sender)
+}
+
+/// Whether it waits for anybody or for that thread.
+#[inline(always)]
+fn takes_plainly(receiver: TcbRef, sender: TcbRef) -> bool {
     let awaited = receiver.awaited.get();
-    awaited == sender.id.get() || awaited == Awaited::ANY.0 || takes_otherwise(receiver, sender)
+    awaited == sender.id.get() || awaited == Awaited::ANY.0
 }
 
 /// The rare reasons: any local thread, a virtual sender.
@@ -79,7 +153,6 @@ fn takes_otherwise(receiver: TcbRef, sender: TcbRef) -> bool {
 }
 
 /// Send phase of `me` to `to`, then a receive phase from `from` (0 = none).
-#[inline(always)]
 fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
     me.then_receive.set(from);
     me.virtual_sender.set(0);

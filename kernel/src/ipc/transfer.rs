@@ -96,7 +96,12 @@ pub fn words(sender: TcbRef, dest: TcbRef, tag: MsgTag) {
         kernel_words(sender, dest, tag);
         return;
     }
-    let count = tag.untyped() + tag.typed();
+    own_words(sender, dest, tag.untyped() + tag.typed());
+}
+
+/// Copies `count` words between two threads in IPC of their own. Those in registers are always copied.
+#[inline(always)]
+pub fn own_words(sender: TcbRef, dest: TcbRef, count: usize) {
     for slot in reg::RAX..=reg::R15 {
         dest.set_reg(slot, sender.reg(slot));
     }

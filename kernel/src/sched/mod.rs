@@ -96,7 +96,49 @@ pub fn clear_wakeup(cpu: &PerCpu, t: TcbRef) {
 /// The end of every path: settles who runs, does its pending kernel work, makes it current. Returns the
 /// thread whose registers are to be loaded.
 #[inline(always)]
-pub fn leave(cpu: &PerCpu, mut next: Next) -> TcbRef {
+pub fn leave(cpu: &PerCpu, next: Next) -> TcbRef {
+    if let Next::Thread(t) = next
+        && is_plain_switch(cpu, t)
+    {
+        if t != cpu.current.get() {
+            switch(cpu, t);
+        }
+        return t;
+    }
+    settle(cpu, next)
+}
+
+/// Key flags of a thread that blocks which leave nothing to be done when another thread runs.
+const BLOCKED_ANYHOW: u64 = Key::TIMED | Key::KERNEL_IPC;
+
+/// Whether `t` can run at once and nothing needs looking at: no other thread was made ready, no other CPU wants
+/// anything, nothing is special about `t`, and the running thread is `t` or waits.
+#[inline(always)]
+fn is_plain_switch(cpu: &PerCpu, t: TcbRef) -> bool {
+    let before = cpu.current.get();
+    t.key.get() == cpu.plain_ready()
+        && (before.key.get() & !BLOCKED_ANYHOW == cpu.plain_waiting() || before == t)
+        && !cpu.reschedule.get()
+        && crate::cross::is_quiet()
+}
+
+/// Makes `t`, a thread about which nothing is special, the running thread. The one that ran before is settled.
+#[inline(always)]
+pub fn switch(cpu: &PerCpu, t: TcbRef) {
+    cpu.current.set(t);
+    cpu.current_id.set(t.id.get());
+    cpu.expected_key.set(cpu.short_key());
+    cpulocal::set_user_word(t.local_id.get());
+    let root = t.root.get();
+    if root != cpu.root.get() {
+        cpu.root.set(root);
+        cpulocal::load_root(root);
+    }
+}
+
+/// [`leave`] with every case.
+#[inline(never)]
+fn settle(cpu: &PerCpu, mut next: Next) -> TcbRef {
     loop {
         crate::cross::poll(cpu);
         let t = match next {
@@ -220,8 +262,7 @@ fn left(cpu: &PerCpu, before: TcbRef) {
 #[inline(always)]
 pub fn settle_expected(cpu: &PerCpu, t: TcbRef) {
     let special = t.key().has(Key::LOADED | Key::SCHED | Key::REDIRECTED | Key::INTERRUPT);
-    let expected = if special { Key::NEVER } else { Key::new(State::Waiting, t.key().cpu()) };
-    cpu.expected_key.set(expected.0);
+    cpu.expected_key.set(if special { Key::NEVER.0 } else { cpu.short_key() });
 }
 
 /// Starts the slice of a thread that was picked from the queue.
@@ -331,7 +372,11 @@ pub fn remaining_slice(cpu: &PerCpu, t: TcbRef) -> u64 {
 /// processor starts the first ones.
 pub fn run(boot_processor: bool) -> ! {
     let cpu = this_cpu();
-    entry::init(crate::machine::get().options.fastpath);
+    let fastpath = crate::machine::get().options.fastpath;
+    entry::init(fastpath);
+    if fastpath {
+        cpu.allow_short_paths();
+    }
     time::start_cpu(cpu);
     fpu::init(crate::machine::get().features.xsave);
     match memory::alloc_page(cpu.node()) {

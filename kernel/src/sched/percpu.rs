@@ -32,6 +32,11 @@ pub struct PerCpu {
     pub user_rsp: Cell<u64>,
     /// The CR3 value that is loaded; set before it is loaded. Other CPUs read it for shootdowns.
     pub root: Word,
+    /// Key of a thread of this CPU that waits and about which nothing is special; constant.
+    plain: Cell<u64>,
+    /// The same, or [`Key::NEVER`](kcore::ipc::Key::NEVER) if the short paths are off: what `expected_key` is while
+    /// nothing is special about the running thread.
+    short: Cell<u64>,
     /// The idle thread: no number, never queued; its TCB only takes what entries save.
     pub idle: Cell<TcbRef>,
     /// Ready threads.
@@ -84,6 +89,8 @@ impl PerCpu {
             us_per_tick: Cell::new(0),
             user_rsp: Cell::new(0),
             root: Word::new(0),
+            plain: Cell::new(Key::new(State::Waiting, identity.id.get()).0),
+            short: Cell::new(Key::NEVER.0),
             idle: Cell::new(idle),
             ready: RunQueue::new(),
             wakeups: WakeQueue::new(),
@@ -112,6 +119,29 @@ impl PerCpu {
         self.idle.set(idle);
         self.current.set(idle);
         self.root.set(self.kernel_root.as_u64());
+    }
+
+    /// Lets the short paths be taken on this CPU.
+    pub fn allow_short_paths(&self) {
+        self.short.set(self.plain.get());
+    }
+
+    /// Key of a thread of this CPU that waits, with nothing special about it.
+    #[inline(always)]
+    pub fn plain_waiting(&self) -> u64 {
+        self.plain.get()
+    }
+
+    /// Key of a thread of this CPU that can run, with nothing special about it.
+    #[inline(always)]
+    pub fn plain_ready(&self) -> u64 {
+        self.plain.get() - (State::Waiting as u64 - State::Ready as u64)
+    }
+
+    /// The expected key while nothing is special about the running thread.
+    #[inline(always)]
+    pub fn short_key(&self) -> u64 {
+        self.short.get()
     }
 
     /// Number of this CPU.

@@ -27,10 +27,18 @@ pub const fn stub_address(call: SyscallNo) -> u64 {
     STUB_PAGE.as_u64() + stub as u64 * STUB_STRIDE
 }
 
-/// Entry from assembly for Ipc: its arguments are in the saved registers of `me`.
-pub extern "C" fn ipc_from_user(me: TcbRef) -> TcbRef {
+/// Entry from assembly for Ipc: the registers of `me` are saved, and its arguments are still in those in which
+/// they came, which are those of a C function.
+pub extern "C" fn ipc_from_user(
+    me: TcbRef,
+    to: u64,
+    from: u64,
+    _return_address: u64,
+    timeouts: u64,
+    tag: u64,
+) -> TcbRef {
     let cpu = sched::this_cpu();
-    sched::leave(cpu, ipc::syscall(cpu, me))
+    sched::leave(cpu, ipc::syscall(cpu, me, ipc::Call { to, from, timeouts, tag }))
 }
 
 /// Entry from assembly: the registers of `me` are saved; `return_address` is where SYSCALL returns to and so

@@ -27,6 +27,13 @@ pub fn lookup(id: u64) -> Option<TcbRef> {
     lookup_again(t, id)
 }
 
+/// The same if this CPU's translation of the slot is right at once; none says nothing.
+#[inline(always)]
+pub fn lookup_at_once(id: u64) -> Option<TcbRef> {
+    let t = slot(ThreadId::from_raw(id).number().0);
+    (t.id.get() == id).then_some(t)
+}
+
 /// The thread with number `number`, if there is one.
 pub fn present(number: ThreadNo) -> Option<TcbRef> {
     let t = slot(number.get());
