@@ -18,6 +18,7 @@ use crate::boot::placement::Observed;
 use crate::cross::counters::Counters;
 use crate::cross::quarantine::Quarantine;
 use crate::cross::shootdown::Request;
+use crate::memory::home::Magazine;
 use crate::sched::percpu::PerCpu;
 
 /// The block at the start of the CPU-local window.
@@ -67,6 +68,8 @@ pub struct Local {
     pub probe: Probe,
     /// Pages of deleted threads.
     pub quarantine: Quarantine,
+    /// Free mapping nodes of this node.
+    pub magazine: Magazine,
 }
 
 /// State that other CPUs may touch.
@@ -107,6 +110,7 @@ impl CpuBlock {
                 other_interrupts: Cell::new(0),
                 probe: Probe::idle(),
                 quarantine: Quarantine::new(),
+                magazine: Magazine::new(),
             },
             shared: Shared {
                 up: AtomicBool::new(false),
@@ -124,7 +128,8 @@ impl CpuBlock {
     }
 }
 
-/// What every node has a copy of, read-only, at the same virtual address: how to reach the CPUs.
+/// What every node has a copy of, read-only, at the same virtual address: how to reach the CPUs and what
+/// each node has for itself.
 #[repr(C)]
 pub struct NodePage {
     /// Pool-window addresses of the CPU blocks; 0 for a CPU that is not up.
@@ -133,6 +138,8 @@ pub struct NodePage {
     pub apic_ids: [u32; layout::MAX_CPUS],
     /// Nodes.
     pub nodes: [u8; layout::MAX_CPUS],
+    /// Pool-window addresses of what each node has for itself (`memory::home`).
+    pub homes: [u64; layout::MAX_NODES],
     /// The node this copy lies on.
     pub node: u32,
     /// CPU numbers below this are in use; some may not be up.
@@ -218,11 +225,12 @@ pub fn current_node() -> Option<u32> {
 
 impl NodePage {
     /// A table of `nr_cpus` CPUs, none of which is up.
-    pub const fn new(nr_cpus: u32) -> Self {
+    pub const fn new(nr_cpus: u32, homes: [u64; layout::MAX_NODES]) -> Self {
         NodePage {
             blocks: [0; layout::MAX_CPUS],
             apic_ids: [0; layout::MAX_CPUS],
             nodes: [0; layout::MAX_CPUS],
+            homes,
             node: 0,
             nr_cpus,
         }

@@ -1,6 +1,7 @@
 //! The debugger calls of the reference (7.4): `int3` with a marker instruction behind it. Console output and input
 //! are there in every build; nothing else is needed by programs.
 
+use crate::memory::counters;
 use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
 use crate::space::user;
@@ -21,6 +22,9 @@ pub fn breakpoint(_cpu: &PerCpu, me: TcbRef) -> Next {
         debugger::PRINT_STRING => print_string(space, me.reg(reg::RAX)),
         debugger::READ_CHAR => read_char(me, false),
         debugger::READ_CHAR_BLOCKED => return read_blocked(me),
+        debugger::KERNEL_MEMORY => {
+            me.set_reg(reg::RAX, counters::read(me.reg(reg::RDI), me.reg(reg::RSI)));
+        }
         _ => enter(me, code),
     }
     Next::Thread(me)

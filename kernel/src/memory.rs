@@ -14,7 +14,9 @@ use spin::{Mutex, MutexGuard, Once};
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::paging;
 
+pub mod counters;
 pub mod frames;
+pub mod home;
 
 static DIRECTORY: Mutex<Pools> = Mutex::new(Pools::new());
 static POOLS: Once<&'static Pools> = Once::new();
@@ -124,6 +126,16 @@ pub fn alloc_page(node: NodeId) -> Result<PhysAddr, OutOfMemory> {
     alloc_pages(node, 1)
 }
 
+/// One page from the pool that `node` draws from, with whatever content it has.
+///
+/// # Errors
+/// [`OutOfMemory`].
+#[inline]
+pub fn alloc_page_raw(node: NodeId) -> Result<PhysAddr, OutOfMemory> {
+    let directory = pools();
+    Ok(directory.alloc_page_on(directory.home_of(node))?.into_phys())
+}
+
 /// Fills freshly allocated pool memory with zeros.
 fn zero(range: PhysRange) {
     debug_assert!(range.start.is_aligned(PAGE_SIZE));
@@ -141,52 +153,4 @@ pub fn free_pages(start: PhysAddr, _count: u64) {
     if let Err(error) = pools().free_at(start) {
         panic!("free of {start}: {error:?}");
     }
-}
-
-/// Free mapping nodes of a node, linked through their first words.
-static MAPPING_NODES: [Mutex<u64>; kcore::layout::MAX_NODES] =
-    [const { Mutex::new(0) }; kcore::layout::MAX_NODES];
-const MAPPING_NODE: u64 = 64;
-
-/// A mapping node of `home`; its content is arbitrary.
-#[inline(always)]
-pub fn alloc_mapping_node(home: NodeId) -> Option<PhysAddr> {
-    let mut list = MAPPING_NODES[home.index()].lock();
-    if *list == 0 {
-        *list = more_mapping_nodes(home)?;
-    }
-    let node = PhysAddr::new(*list);
-    // SAFETY: a free node of this list.
-    *list = unsafe { pointer::<u64>(node).read() };
-    Some(node)
-}
-
-/// A page of linked mapping nodes; the address of the first.
-#[cold]
-#[inline(never)]
-fn more_mapping_nodes(home: NodeId) -> Option<u64> {
-    let page = alloc_page(home).ok()?;
-    let mut next = 0;
-    for n in (0..PAGE_SIZE / MAPPING_NODE).rev() {
-        let node = page.offset(n * MAPPING_NODE);
-        // SAFETY: inside a fresh pool page.
-        unsafe { pointer::<u64>(node).write(next) };
-        next = node.as_u64();
-    }
-    Some(next)
-}
-
-/// Gives back a mapping node.
-pub fn free_mapping_node(node: PhysAddr) {
-    let Some(home) = pools().node_of(node) else { return };
-    free_mapping_node_at(node, home);
-}
-
-/// The same for a node that is known to have come from the list of `home`.
-#[inline]
-pub fn free_mapping_node_at(node: PhysAddr, home: NodeId) {
-    let mut list = MAPPING_NODES[home.index()].lock();
-    // SAFETY: the database does not use the node any more.
-    unsafe { pointer::<u64>(node).write(*list) };
-    *list = node.as_u64();
 }

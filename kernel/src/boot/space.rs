@@ -100,7 +100,11 @@ fn replicate(directory: &Pools, node: NodeId, data: PhysAddr) -> Result<ImageHom
 fn cpu_spaces(machine: &Machine, directory: &Pools, spaces: &[(NodeId, NodeSpace)]) -> PhysAddr {
     let topology = machine.topology;
     let first = directory.home_of(NodeId::new(0));
-    let mut page = NodePage::new(topology.nr_cpus() as u32);
+    let homes = match memory::home::build(directory, topology) {
+        Ok(homes) => homes,
+        Err(error) => fatal(format_args!("objects of the nodes: {error}")),
+    };
+    let mut page = NodePage::new(topology.nr_cpus() as u32, homes);
     let mut boot_root = PhysAddr::ZERO;
     for (number, described) in topology.cpus().iter().enumerate() {
         let id = CpuId::new(number as u16);

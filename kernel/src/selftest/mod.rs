@@ -96,6 +96,7 @@ const ON_EVERY_CPU: &[Test] = &[
     ("s02_memory.windows", s02_memory::windows),
     ("s02_memory.absent_threads", s02_memory::absent_threads),
     ("s02_memory.pool_stress", s02_memory::pool_stress),
+    ("s02_memory.slab_stress", s02_memory::slab_stress),
 ];
 
 /// Tests that only the boot processor runs.
@@ -106,6 +107,7 @@ const ON_BOOT_PROCESSOR: &[Test] = &[
     ("s02_memory.replicas", s02_memory::replicas),
     ("s02_memory.pools", s02_memory::pools),
     ("s02_memory.exhaustion", s02_memory::exhaustion),
+    ("s02_memory.slabs", s02_memory::slabs),
 ];
 
 /// Runs everything; true if all passed.

@@ -12,6 +12,7 @@ use crate::arch::x86_64::selftest::{self as probe, Leaf};
 use crate::arch::x86_64::tables::{Flags, walk_live};
 use crate::arch::x86_64::{image, paging};
 use crate::boot::placement::Item;
+use crate::memory::home;
 use crate::{cpu, machine, memory};
 
 /// Every mapping of this CPU obeys the rules of the kernel address space.
@@ -249,4 +250,63 @@ pub fn pool_stress() -> Verdict {
         check!(memory::pools().free_at(page).is_ok(), "{page} cannot be freed");
     }
     seen!("{ROUNDS} rounds on every CPU")
+}
+
+/// Mapping nodes of every node, from all CPUs at the same time: each lies on the node it names and belongs to one
+/// CPU only.
+pub fn slab_stress() -> Verdict {
+    const HELD: usize = 150;
+    let identity = &cpu::this().identity;
+    let mut nodes = 0;
+    for node in machine::get().topology.nodes() {
+        let mark = |slot: usize| !(u64::from(identity.id.get()) << 32 | slot as u64);
+        let mut held = [0u64; HELD];
+        for (slot, place) in held.iter_mut().enumerate() {
+            let Some(at) = home::alloc_mapping_node(node) else {
+                return Err(Text::new(format_args!("node {node}: no mapping node {slot}")));
+            };
+            let home = memory::pools().node_of(PhysAddr::new(at));
+            check!(home == Some(memory::home_of(node)), "node {node}: {at:#x} is of {home:?}");
+            probe::pool_word(PhysAddr::new(at)).store(mark(slot), Ordering::Relaxed);
+            *place = at;
+        }
+        for (slot, at) in held.into_iter().enumerate() {
+            let found = probe::pool_word(PhysAddr::new(at)).load(Ordering::Relaxed);
+            check!(found == mark(slot), "{at:#x} holds {found:#x}");
+            home::free_mapping_node(at);
+        }
+        nodes += HELD;
+    }
+    home::trim();
+    seen!("{nodes} mapping nodes on every CPU")
+}
+
+/// What the slabs took from the pools comes back.
+pub fn slabs() -> Verdict {
+    const HELD: usize = 200;
+    let topology = machine::get().topology;
+    let pools = memory::pools();
+    let mut pages = 0;
+    for node in topology.nodes().filter(|&node| pools.pool(node).is_some()) {
+        home::shrink(node);
+        let used = pools.counters(node).unwrap_or_default().used_pages();
+        let before = home::slab_counters(node);
+        let mut held = [0u64; HELD];
+        for place in &mut held {
+            *place = home::alloc_mapping_node(node).unwrap_or(0);
+        }
+        let full = home::slab_counters(node);
+        check!(full.in_use() >= before.in_use() + HELD as u64, "{full:?} after {before:?}");
+        check!(full.pages >= before.pages + HELD as u64 / 63, "{full:?} after {before:?}");
+        held.into_iter().filter(|&at| at != 0).for_each(home::free_mapping_node);
+        home::trim();
+        home::shrink(node);
+        let after = home::slab_counters(node);
+        let same = after.in_use() == before.in_use() && after.pages == before.pages;
+        check!(same, "node {node}: {after:?} after {before:?}");
+        let now = pools.counters(node).unwrap_or_default().used_pages();
+        check!(now == used, "node {node}: {now} pages in use after {used}");
+        pages += full.pages;
+    }
+    seen!("{pages} pages")
 }

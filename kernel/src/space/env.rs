@@ -2,23 +2,18 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kcore::layout::MAX_NODES;
 use kcore::mapdb::{Env, FrameInfo, SpaceRef as DbSpace};
 use kcore::types::{NodeId, PhysAddr};
 use spin::Once;
 
 use crate::memory;
-use crate::memory::frames;
+use crate::memory::{frames, home};
 use crate::space::SpaceRef;
 use crate::util::ServingLock;
 
 /// The kernel as the mapping database needs it.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel;
-
-/// One mapping lock per node. Each has a line of its own; they lie in the kernel's shared data until node pools
-/// hold them (docs/caveats.md).
-static TREES: [ServingLock; MAX_NODES] = [const { ServingLock::new() }; MAX_NODES];
 
 /// The top table pair of physical memory's own space.
 static PHYSICAL_TOP: Once<PhysAddr> = Once::new();
@@ -81,17 +76,17 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn alloc_node(&self, home: NodeId) -> Option<u64> {
-        memory::alloc_mapping_node(memory::home_of(home)).map(PhysAddr::as_u64)
+        home::alloc_mapping_node(home)
     }
 
     #[inline(always)]
     fn free_node(&self, at: u64) {
-        memory::free_mapping_node(PhysAddr::new(at));
+        home::free_mapping_node(at);
     }
 
     #[inline(always)]
     fn free_node_at(&self, at: u64, home: NodeId) {
-        memory::free_mapping_node_at(PhysAddr::new(at), memory::home_of(home));
+        home::free_mapping_node_at(at, home);
     }
 
     fn alloc_table(&self, home: NodeId) -> Option<u64> {
@@ -149,11 +144,11 @@ impl Env for Kernel {
     }
 
     fn lock_tree(&self, node: NodeId) {
-        TREES[node.index()].acquire();
+        home::of(node).tree.acquire();
     }
 
     fn unlock_tree(&self, node: NodeId) {
-        TREES[node.index()].release();
+        home::of(node).tree.release();
     }
 
     fn lock_space(&self, name: DbSpace) {

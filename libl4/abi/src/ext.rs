@@ -13,6 +13,11 @@
 //! Nothing was sent and the receive phase is skipped. The flag stays set until the thread clears it.
 //! Whether the partner was ready to receive makes no difference. The number is that at the time of
 //! the call: the partner may have moved since.
+//!
+//! # Counters of the kernel's memory
+//!
+//! A debugger call ([`crate::syscall::debugger::KERNEL_MEMORY`]) reads one [`MemoryCounter`] of one node, so that tests
+//! and measurements can tell what an operation allocated and whether it came back.
 
 use crate::error::{IpcCode, IpcError, Phase};
 use crate::id::CpuId;
@@ -57,6 +62,31 @@ pub const fn crossing_cpu(error: IpcError) -> Option<CpuId> {
         _ => None,
     }
 }
+
+abi_enum! {
+    /// A counter of a node's kernel memory. Pages are of 4 KiB.
+    pub enum MemoryCounter: u32 {
+        /// Pages that can be allocated at all.
+        Total = 0 => "total",
+        /// Pages allocated now. The kernel first gives back what the asking processor keeps for later use.
+        Used = 1 => "used",
+        /// Most pages that were ever allocated at the same time.
+        Peak = 2 => "peak",
+        /// Successful allocations.
+        Allocations = 3 => "allocations",
+        /// Successful frees.
+        Frees = 4 => "frees",
+        /// Allocations that failed.
+        Failures = 5 => "failures",
+        /// Pages in the slab of mapping nodes.
+        SlabPages = 6 => "slab_pages",
+        /// Mapping nodes that the slab has given out, those that processors keep free included.
+        SlabObjects = 7 => "slab_objects",
+    }
+}
+
+/// The answer for a counter that does not exist or a node without kernel memory.
+pub const NO_COUNTER: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {

@@ -64,6 +64,8 @@ pub mod debugger {
     pub const READ_CHAR: [u8; 2] = [0x3C, 0x08];
     /// `cmpb $0xd,%al`: AL = a character, waits for it.
     pub const READ_CHAR_BLOCKED: [u8; 2] = [0x3C, 0x0D];
+    /// `cmpb $0x4d,%al`: RAX = counter RSI of the kernel memory of node RDI ([`crate::ext::MemoryCounter`]).
+    pub const KERNEL_MEMORY: [u8; 2] = [0x3C, 0x4D];
 }
 
 /// The debug-exit port and its codes (architecture 3).

@@ -23,6 +23,7 @@ pub use memory::{clear_memory, copy_memory, module_bytes, write_memory};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 use l4abi::Utcb;
+use l4abi::ext::{MemoryCounter, NO_COUNTER};
 use l4abi::syscall::COUNT;
 
 /// The addresses behind the KIP's links, copied once at start-up.
@@ -142,6 +143,18 @@ pub fn read_char() -> Option<u8> {
     }
     let byte = c as u8;
     (byte != 0xFF).then_some(byte)
+}
+
+/// A counter of the kernel memory of a node; `None` if the node has none. See [`l4abi::ext`].
+#[must_use]
+pub fn kernel_memory(node: l4abi::NodeId, counter: MemoryCounter) -> Option<u64> {
+    let mut value: u64 = 0;
+    // SAFETY: `int3; cmp al, 0x4d` changes RAX only; the comparison changes flags.
+    unsafe {
+        asm!(".byte 0xcc, 0x3c, 0x4d", inout("rax") value, in("rdi") u64::from(node.0),
+             in("rsi") u64::from(counter.raw()), options(nomem, nostack));
+    }
+    (value != NO_COUNTER).then_some(value)
 }
 
 /// Writes a byte to an I/O port. Without permission this raises an I/O fault to the pager.

@@ -146,6 +146,24 @@ impl Slab {
         Ok(object)
     }
 
+    /// Allocates all free objects of one page at once, in a few steps however many they are: the first, which
+    /// links to the next through its first word and so on (0 ends the list), and their number, at least one.
+    ///
+    /// # Errors
+    /// As for [`Slab::alloc`].
+    pub fn alloc_list(
+        &mut self,
+        memory: &mut impl SlabMemory,
+    ) -> Result<(PhysAddr, u32), OutOfMemory> {
+        if self.free == NONE {
+            self.next_page(memory)?;
+        }
+        let list = (self.free, self.current_free);
+        self.counters.allocs += u64::from(self.current_free);
+        (self.free, self.current_free) = (NONE, 0);
+        Ok(list)
+    }
+
     /// Frees an object.
     ///
     /// # Errors
@@ -220,11 +238,14 @@ impl Slab {
         memory.store(page, TAG | self.size);
         memory.store(page.offset(FREE_AT), first.as_u64());
         memory.store(page.offset(IN_USE_AT), 0);
-        for i in 0..u64::from(self.per_page) {
-            let last = i + 1 == u64::from(self.per_page);
-            let next = if last { NONE } else { first.offset((i + 1) * self.size) };
-            memory.store(first.offset(i * self.size), next.as_u64());
+        let last = page.offset(PAGE_SIZE - self.size);
+        let mut object = first;
+        while object < last {
+            let next = object.offset(self.size);
+            memory.store(object, next.as_u64());
+            object = next;
         }
+        memory.store(last, NONE.as_u64());
     }
 
     fn free_elsewhere(

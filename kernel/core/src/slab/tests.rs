@@ -70,7 +70,19 @@ fn run(size: u64, budget: usize, steps: usize) {
     let mut live: BTreeMap<PhysAddr, u64> = BTreeMap::new();
     for step in 0..steps {
         let filling = step / 3000 % 2 == 0;
-        if rng.below(100) < if filling { 58 } else { 42 } {
+        if rng.below(400) == 0 {
+            if let Ok((first, count)) = slab.alloc_list(&mut memory) {
+                let mut object = first;
+                for n in 1..=count {
+                    let next = PhysAddr::new(memory.load(object));
+                    assert_eq!(next == NONE, n == count);
+                    let stamp = rng.next();
+                    fill(&mut memory, object, size, stamp);
+                    assert!(live.insert(object, stamp).is_none());
+                    object = next;
+                }
+            }
+        } else if rng.below(100) < if filling { 58 } else { 42 } {
             let Ok(object) = slab.alloc(&mut memory) else {
                 // Every page is in use and every object of every page.
                 let all = u64::from(slab.objects_per_page()) * memory.held();

@@ -177,10 +177,11 @@ pub fn pool_bytes(phys: PhysAddr, length: u64) -> Option<&'static [u8]> {
     })
 }
 
-/// A word of pool memory that the test has allocated.
+/// An aligned word of pool memory that the test has allocated.
 pub fn pool_word(phys: PhysAddr) -> &'static core::sync::atomic::AtomicU64 {
+    let at = phys.window().as_u64() & !7;
     // SAFETY: as above; aligned.
-    unsafe { &*(phys.page_base().window().as_u64() as *const core::sync::atomic::AtomicU64) }
+    unsafe { &*(at as *const core::sync::atomic::AtomicU64) }
 }
 
 /// A word of the TCB array, which is mapped everywhere.
