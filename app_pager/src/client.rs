@@ -244,6 +244,14 @@ pub fn counts() -> Result<Counts, TaskError> {
     counts_of(my_pager(), None)
 }
 
+/// The caller's task.
+///
+/// # Errors
+/// [`TaskError`]; `BadReply` if the pager does not know the caller.
+pub fn my_task() -> Result<TaskId, TaskError> {
+    counts()?.task.ok_or(TaskError::BadReply)
+}
+
 /// What a pager has done for a task.
 ///
 /// # Errors

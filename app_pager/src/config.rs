@@ -33,6 +33,24 @@ pub enum Exhausted {
     OtherNode,
 }
 
+/// Switches of the whole system, as the root task passes them to each pager in one word.
+pub mod switches {
+    /// One pager for all CPUs, memory of node 0 only.
+    pub const FLAT: u64 = 1;
+    /// One space per task.
+    pub const SINGLE: u64 = 1 << 1;
+    /// An exhausted node is an error.
+    pub const STRICT: u64 = 1 << 2;
+    /// Directories are reached by IPC.
+    pub const MESSAGES: u64 = 1 << 3;
+    /// Pagers are told of an unmap one after the other.
+    pub const ONE_BY_ONE: u64 = 1 << 4;
+    /// The root task unmaps.
+    pub const ROOT: u64 = 1 << 5;
+    /// All pagers where the task is active are told.
+    pub const ACTIVE: u64 = 1 << 6;
+}
+
 /// The thread numbers that pagers give to threads: `per_node` of them for each node from `base` on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ThreadNumbers {
@@ -106,6 +124,28 @@ impl PagerConfig {
     #[must_use]
     pub fn flat(lanes: u8, frames: u32) -> Self {
         Self { lanes, ..Self::numa(NodeId(0), 1, frames) }
+    }
+
+    /// The system that the [`switches`] describe.
+    #[must_use]
+    pub fn with_switches(mut self, word: u64) -> Self {
+        let is = |switch| word & switch != 0;
+        if is(switches::STRICT) {
+            self.exhausted = Exhausted::Error;
+        }
+        if is(switches::MESSAGES) {
+            self = self.with_establish(Establish::Messages);
+        }
+        if is(switches::ONE_BY_ONE) {
+            self = self.with_unmap(UnmapVariant::OneByOne);
+        }
+        if is(switches::ROOT) {
+            self = self.with_unmap(UnmapVariant::Root);
+        }
+        if is(switches::ACTIVE) {
+            self = self.notifying_active();
+        }
+        if is(switches::SINGLE) { self.single_space() } else { self }
     }
 
     /// `spaces=single`: pagers and pools per node, but one space per task (A11).

@@ -37,6 +37,8 @@ wire_struct!(AskCounts { task });
 /// What a pager has done, all since it started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
+    /// The task that is meant, if the pager knows it.
+    pub task: Option<TaskId>,
     /// Page faults of the task's threads.
     pub faults: u64,
     /// Requests from other pagers to unmap a page (all tasks).
@@ -46,7 +48,7 @@ pub struct Counts {
     /// Frames of the node's pool.
     pub frames: u64,
 }
-wire_struct!(Counts { faults, revokes, frames_used, frames });
+wire_struct!(Counts { task, faults, revokes, frames_used, frames });
 
 impl Message for Spawn {
     const LABEL: u64 = 0x5030;

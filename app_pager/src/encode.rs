@@ -141,13 +141,13 @@ wire_enum!(Reply {
 pub struct PagerRequest {
     /// Who waits.
     pub from: Caller,
-    /// Address of the [`Barrier`](crate::barrier::Barrier) to confirm at, for one of several
-    /// requests that the sender waits for together; `None`: answer with a message.
-    pub barrier: Option<u64>,
+    /// It is one of several that the sender waits for together: confirm at its
+    /// [`Barrier`](crate::barrier::Barrier). Otherwise answer with a note.
+    pub together: bool,
     /// The request.
     pub request: Request,
 }
-wire_struct!(PagerRequest { from, barrier, request });
+wire_struct!(PagerRequest { from, together, request });
 
 /// A client's call, with the task it is about if the caller is a balancer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn requests_round_trip() {
-        round_trips::<PagerRequest>(1, 10, |w| w[if w[2] == 1 { 4 } else { 3 }]);
+        round_trips::<PagerRequest>(1, 10, |w| w[3]);
     }
 
     #[test]
@@ -264,7 +264,7 @@ mod tests {
         let op = DirOp::Commit { page, update: Update::Set(state) };
         let from = Caller { node: home, lane: crate::ids::LaneId(255) };
         let request = Request::Dir { task: TaskId(u32::MAX), op };
-        let (tag, _) = PagerRequest { from, barrier: Some(u64::MAX), request }.encode().unwrap();
+        let (tag, _) = PagerRequest { from, together: true, request }.encode().unwrap();
         assert!(tag.untyped() <= MAX_WORDS);
     }
 

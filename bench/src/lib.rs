@@ -7,6 +7,9 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 pub mod conf;
 pub mod counter;
+pub mod experiment;
 pub mod harness;

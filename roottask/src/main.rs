@@ -11,6 +11,7 @@ mod boot;
 mod memory;
 mod pagers;
 mod plain;
+mod pools;
 mod servers;
 mod supervise;
 

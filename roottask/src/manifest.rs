@@ -18,6 +18,21 @@ pub struct Manifest {
     /// What happens when a node has no free frame.
     #[serde(default)]
     pub exhausted: Exhausted,
+    /// How a page is unmapped on all nodes.
+    #[serde(default)]
+    pub unmap: Unmap,
+    /// Which pagers an unmap tells.
+    #[serde(default)]
+    pub notify: Notify,
+    /// How pagers reach a task's directory on another node.
+    #[serde(default)]
+    pub establish: Establish,
+    /// Which pager is a new task's master.
+    #[serde(default)]
+    pub master: Master,
+    /// Size of a node's pool in MiB, at most.
+    #[serde(default = "default_pool")]
+    pub pool: u32,
     /// The programs.
     #[serde(default)]
     pub program: Vec<Program>,
@@ -43,6 +58,56 @@ pub enum Spaces {
     PerNode,
     /// One.
     Single,
+}
+
+const fn default_pool() -> u32 {
+    32
+}
+
+/// How a page is unmapped on all nodes (numa-l4 3.2.3, 5.4.2).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unmap {
+    /// All pagers concerned at once, with a barrier.
+    #[default]
+    Parallel,
+    /// One after the other.
+    OneByOne,
+    /// The root task does it for all.
+    Root,
+}
+
+/// Which pagers an unmap tells.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Notify {
+    /// Those that may have the page mapped.
+    #[default]
+    Mapped,
+    /// All where the task is active, the thesis' rule.
+    Active,
+}
+
+/// How pagers reach a task's directory on another node (numa-l4 3.2.3, "Synchronization").
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Establish {
+    /// Through shared memory, with the directory's lock.
+    #[default]
+    Shared,
+    /// By IPC to the master's worker.
+    Messages,
+}
+
+/// Which pager is a new task's master (numa-l4 4.2.1).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Master {
+    /// The one that creates the task.
+    #[default]
+    Creator,
+    /// All by turns.
+    RoundRobin,
 }
 
 /// What a fault does on a node without a free frame.
@@ -116,6 +181,15 @@ mod tests {
         assert_eq!(m.program[0].args, ["x", ""]);
         assert_eq!(m.program[0].restart, Restart::Always);
         assert_eq!(m.exhausted, Exhausted::OtherNode);
+        assert_eq!((m.unmap, m.notify), (Unmap::Parallel, Notify::Mapped));
+        assert_eq!((m.establish, m.master, m.pool), (Establish::Shared, Master::Creator, 32));
+        let m = Manifest::parse(
+            b"unmap = \"one-by-one\"\nnotify = \"active\"\nestablish = \"messages\"\n\
+              master = \"round-robin\"\npool = 128\n",
+        )
+        .unwrap();
+        assert_eq!((m.unmap, m.notify), (Unmap::OneByOne, Notify::Active));
+        assert_eq!((m.establish, m.master, m.pool), (Establish::Messages, Master::RoundRobin, 128));
     }
 
     #[test]

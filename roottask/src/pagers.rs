@@ -5,8 +5,10 @@
 use crate::boot::Modules;
 use crate::memory::{Memory, PAGE};
 use crate::plain::{self, Pages};
+use crate::pools;
 use crate::servers;
 use alloc::vec::Vec;
+use app_pager::config::switches;
 use app_pager::layout::{
     MAX_LANES, MODULE_BASE, Numbers, POOL_BASE, POOL_STRIDE, THREADS_PER_NODE,
 };
@@ -16,14 +18,15 @@ use libl4::rpc::Mapping;
 use libl4::sys::SysResult;
 use libl4::thread::{self, Stack};
 use libl4::{arch, heap, ipc, msg, pager, println, sigma0, topology};
-use roottask::manifest::{Exhausted, Manifest, Numa, Spaces};
+use roottask::manifest::{Establish, Exhausted, Manifest, Notify, Numa, Spaces, Unmap};
 use spin::Once;
 use syscall_server::PagerNo;
 
-/// log2 of the size of a pool, at most and at least.
-const POOL_LOG2: (u8, u8) = (25, 20);
-/// log2 of the size of a pager's heap.
-const HEAP_LOG2: u8 = 22;
+/// log2 of the size of a pager's heap: 4 MiB, more beside a large pool, whose pages have entries there.
+const fn heap_log2(pool: u64) -> u8 {
+    let log2 = pool.ilog2() as u8 - 3;
+    if log2 > 22 { log2 } else { 22 }
+}
 
 /// A pager.
 #[derive(Debug)]
@@ -75,7 +78,8 @@ impl Pagers {
         let nodes = if flat { 1 } else { topology::node_count() as u8 };
         let transfer = memory.page(NodeId(0)).expect("a page for start pages");
         let mut pagers = Self { list: Vec::new(), mappings: Vec::new(), transfer, flat };
-        let frames: Vec<u32> = (0..nodes).map(|n| pagers.take_node(NodeId(n))).collect();
+        let pool = u64::from(manifest.pool.max(1)) << 20;
+        let frames: Vec<u32> = (0..nodes).map(|n| pagers.take_node(NodeId(n), pool)).collect();
         for module in modules.iter() {
             for (at, log2) in module.blocks() {
                 pagers.share(MODULE_BASE + at, at, log2, Rights::R);
@@ -86,17 +90,14 @@ impl Pagers {
         JOB.call_once(|| Job { numbers, root: thread::my_global_id() });
         for node in (0..nodes).map(NodeId) {
             let lanes = pagers.cpus(node).len().min(usize::from(MAX_LANES)) as u8;
-            let mut flags = u64::from(flat);
-            flags |= u64::from(manifest.spaces == Spaces::Single) << 1;
-            flags |= u64::from(manifest.exhausted == Exhausted::Error) << 2;
             let params = [
                 u64::from(node.0),
                 u64::from(nodes),
                 u64::from(numbers.base),
                 u64::from(frames[node.index()]),
                 u64::from(lanes),
-                1 << HEAP_LOG2,
-                flags,
+                1 << heap_log2(pool),
+                switches_of(manifest),
             ];
             let supervisor = thread::my_global_id();
             let start =
@@ -131,21 +132,23 @@ impl Pagers {
     }
 
     /// Takes pool and heap of a node from sigma0. Returns the number of frames.
-    fn take_node(&mut self, node: NodeId) -> u32 {
+    fn take_node(&mut self, node: NodeId, pool: u64) -> u32 {
         let heap_at = (heap::SHARED_BASE + node.index() * heap::SHARED_STRIDE) as u64;
-        let own = sigma0::any_page_on(node, HEAP_LOG2).or_else(|_| sigma0::any_page(HEAP_LOG2));
+        let log2 = heap_log2(pool);
+        let own = sigma0::any_page_on(node, log2).or_else(|_| sigma0::any_page(log2));
         let own = own.unwrap_or_else(|e| panic!("no memory for the pager of {node:?}: {e:?}"));
         arch::clear_memory(own, PAGE);
-        self.share(heap_at, own, HEAP_LOG2, Rights::RW);
-        let Some((pool, log2)) = Memory::block(node, POOL_LOG2.0, POOL_LOG2.1) else {
+        self.share(heap_at, own, log2, Rights::RW);
+        let base = POOL_BASE + u64::from(node.0) * POOL_STRIDE;
+        let mut frames = 0;
+        for block in pools::take(node, pool) {
+            self.share(base + block.offset, block.at, block.log2, Rights::RWX);
+            frames += 1 << (block.log2 - 12);
+        }
+        if frames == 0 {
             println!("root: node {} has no memory for a pool", node.0);
-            return 0;
-        };
-        // Pagers count on it: a fresh frame is clean.
-        arch::clear_memory(pool, 1 << log2);
-        let at = POOL_BASE + u64::from(node.0) * POOL_STRIDE;
-        self.share(at, pool, log2, Rights::RWX);
-        1 << (log2 - 12)
+        }
+        frames
     }
 
     /// Has the pager's threads made on its node, puts each on its CPU, and starts the first.
@@ -173,6 +176,20 @@ impl Pagers {
         let started = pager::start_message(numbers.lane(node, 0), entry, 0);
         assert!(started.is_ok(), "pager of node {}: {started:?}", node.0);
     }
+}
+
+/// What the manifest says of the system, as pagers read it.
+fn switches_of(manifest: &Manifest) -> u64 {
+    let all = [
+        (manifest.numa == Numa::Flat, switches::FLAT),
+        (manifest.spaces == Spaces::Single, switches::SINGLE),
+        (manifest.exhausted == Exhausted::Error, switches::STRICT),
+        (manifest.establish == Establish::Messages, switches::MESSAGES),
+        (manifest.unmap == Unmap::OneByOne, switches::ONE_BY_ONE),
+        (manifest.unmap == Unmap::Root, switches::ROOT),
+        (manifest.notify == Notify::Active, switches::ACTIVE),
+    ];
+    all.into_iter().filter(|&(is, _)| is).map(|(_, switch)| switch).sum()
 }
 
 /// Has a thread on `cpu` make the pager's space and threads.

@@ -1,10 +1,13 @@
 //! System call servers, one thread per CPU (numa-l4 4.2.2): ThreadControl, SpaceControl and Schedule
 //! for the application pagers, as `syscall_server`'s policy allows.
 
+use crate::pools;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use app_pager::ids::Frame;
 use app_pager::layout::Numbers;
 use l4abi::control::UTCB_UNSPECIFIED;
-use l4abi::{Acceptor, CpuId, ErrorCode, MsgTag, ThreadId};
+use l4abi::{Acceptor, CpuId, ErrorCode, MsgTag, NodeId, Rights, ThreadId};
 use libl4::ipc::{self, Received};
 use libl4::msg::Writer;
 use libl4::sync::Mutex;
@@ -12,7 +15,10 @@ use libl4::sys::{self, SysError, SysResult};
 use libl4::thread::{self, Stack};
 use libl4::{println, topology};
 use spin::Once;
-use syscall_server::{Call, Policy, REPORT, Request, SCHEDULE, TaskNo, ThreadControl};
+use syscall_server::{
+    Call, MAX_FRAMES, Policy, REGAIN_FRAMES, REPORT, Request, SCHEDULE, TaskNo, ThreadControl,
+    UNMAP_FRAMES,
+};
 
 /// Most CPUs that get a server.
 pub const MAX_SERVERS: usize = 128;
@@ -70,14 +76,49 @@ extern "C" fn serve(_cpu: u64) -> ! {
             Some((to, tag)) => ipc::reply_wait(to, tag),
         };
         let Ok(message) = result else { continue };
-        let code = match perform(&message) {
-            Ok(()) => 0,
-            Err(error) => error,
-        };
-        let mut answer = Writer::here();
-        answer.word(code);
-        reply = Some((message.from, answer.tag(message.tag.label())));
+        reply = Some((message.from, answer(&message)));
     }
+}
+
+/// Performs a request and builds the answer.
+fn answer(message: &Received) -> MsgTag {
+    let label = message.tag.label();
+    let mut answer = Writer::here();
+    if let UNMAP_FRAMES | REGAIN_FRAMES = label {
+        let done = frames_of(message).and_then(|frames| match label {
+            UNMAP_FRAMES => pools::unmap(&frames).map(|bits| (bits, Vec::new())),
+            _ => Ok((Rights::empty(), frames)),
+        });
+        let (code, bits, back) = match done {
+            Ok((bits, back)) => (0, bits, back),
+            Err(code) => (code.raw(), Rights::empty(), Vec::new()),
+        };
+        answer.words(&[code, u64::from(bits.bits())]);
+        // A frame that is none leaves the rest unmapped: the pager's mistake, and its own loss.
+        let _ = pools::give_back(&back, &mut answer);
+        return answer.tag(label);
+    }
+    let code = match perform(message) {
+        Ok(()) => 0,
+        Err(error) => error,
+    };
+    answer.word(code);
+    answer.tag(label)
+}
+
+/// The frames that a pager names: a word each.
+fn frames_of(message: &Received) -> Result<Vec<Frame>, ErrorCode> {
+    if !is_pager(message.from) {
+        return Err(ErrorCode::NoPrivilege);
+    }
+    let words = message.tag.untyped().min(MAX_FRAMES);
+    let frame = |word: u64| Frame { node: NodeId((word >> 32) as u8), index: word as u32 };
+    Ok((1..=words).map(|i| frame(message.mr(i))).collect())
+}
+
+/// Whether a message comes from a thread of a pager.
+fn is_pager(from: ThreadId) -> bool {
+    NUMBERS.get().is_some_and(|numbers| numbers.pager_of(from, 64).is_some())
 }
 
 fn raw(error: SysError) -> u64 {
@@ -142,8 +183,7 @@ fn schedule(from: ThreadId, [task, thread, cpu, ..]: [u64; 6]) -> Result<(), u64
 }
 
 fn report(from: ThreadId, [thread, address, ..]: [u64; 6]) -> Result<(), u64> {
-    let numbers = NUMBERS.get().expect("set before the servers start");
-    if numbers.pager_of(from, 64).is_none() {
+    if !is_pager(from) {
         return Err(ErrorCode::NoPrivilege.raw());
     }
     REPORTS.lock().push_back((ThreadId::from_raw(thread), address));

@@ -24,7 +24,7 @@ use libl4::program::{StartPage, Supervisor, SupervisorClient};
 use libl4::rpc::{Failure, Mapping};
 use libl4::server::Answer;
 use libl4::{pager, println, sigma0, thread, topology};
-use roottask::manifest::{Manifest, Program, Restart};
+use roottask::manifest::{Manifest, Master, Program, Restart};
 use syscall_server::TaskNo;
 
 /// How often a program is started again.
@@ -295,7 +295,12 @@ impl System {
         let (node, lane) = pagers.lane_of(Self::cpu_of(program));
         let page = Self::start_page(program).ok_or("its arguments are too long")?;
         libl4::arch::write_memory(pagers.transfer, &page);
-        let task = TaskId::new(node, self.next_task);
+        let nodes = pagers.list.len().max(1);
+        let master = match self.manifest.master {
+            Master::Creator => node,
+            Master::RoundRobin => NodeId((self.next_task as usize % nodes) as u8),
+        };
+        let task = TaskId::new(master, self.next_task);
         self.next_task += 1;
         let spawn =
             Spawn { task, module: module.base, size: module.size, start_page: pagers.transfer };

@@ -20,4 +20,6 @@ mod policy;
 mod request;
 
 pub use policy::{Call, PagerNo, Permit, Policy, SpaceNo, TaskNo};
-pub use request::{REPORT, Request, SCHEDULE, SpaceControl, ThreadControl};
+pub use request::{
+    MAX_FRAMES, REGAIN_FRAMES, REPORT, Request, SCHEDULE, SpaceControl, ThreadControl, UNMAP_FRAMES,
+};

@@ -62,6 +62,17 @@ pub const SCHEDULE: u64 = 0x5023;
 /// supervisor ends the task.
 pub const REPORT: u64 = 0x5024;
 
+/// Label of a pager's request to unmap frames from everybody, pagers included: a word for each frame,
+/// node and index. The answer is an error code and the status bits (numa-l4 3.2.3, possibility 2).
+pub const UNMAP_FRAMES: u64 = 0x5025;
+
+/// Label of a pager's request for frames that it lost so: the same words. The answer is as above, with
+/// the mappings.
+pub const REGAIN_FRAMES: u64 = 0x5026;
+
+/// Most frames of such a request: as many map items as a message holds beside two words.
+pub const MAX_FRAMES: usize = 30;
+
 /// Labels of the requests; the answer has the same label and one word: 0, or an error code (ref 4.1).
 const THREAD: u64 = 0x5020;
 const SPACE: u64 = 0x5021;

@@ -37,7 +37,72 @@ struct File {
     #[serde(rename = "exhausted")]
     _exhausted: Exhausted,
     #[serde(default)]
+    #[serde(rename = "unmap")]
+    _unmap: Unmap,
+    #[serde(default)]
+    #[serde(rename = "notify")]
+    _notify: Notify,
+    #[serde(default)]
+    #[serde(rename = "establish")]
+    _establish: Establish,
+    #[serde(default)]
+    #[serde(rename = "master")]
+    _master: Master,
+    #[serde(default = "default_pool")]
+    pool: u32,
+    #[serde(default)]
     program: Vec<Program>,
+}
+
+/// The size of pools in MiB that the root task takes by itself.
+const fn default_pool() -> u32 {
+    32
+}
+
+/// How a page is unmapped on all nodes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Unmap {
+    /// All pagers concerned at once.
+    #[default]
+    Parallel,
+    /// One after the other.
+    OneByOne,
+    /// The root task does it for all.
+    Root,
+}
+
+/// Which pagers an unmap tells.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Notify {
+    /// Those that may have the page mapped.
+    #[default]
+    Mapped,
+    /// All where the task is active.
+    Active,
+}
+
+/// How pagers reach a task's directory on another node.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Establish {
+    /// Through shared memory, with its lock.
+    #[default]
+    Shared,
+    /// By IPC.
+    Messages,
+}
+
+/// Which pager is a new task's master.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Master {
+    /// The one that creates the task.
+    #[default]
+    Creator,
+    /// All by turns.
+    RoundRobin,
 }
 
 /// What a fault does on a node without a free frame.
@@ -123,6 +188,11 @@ impl Manifest {
                 anyhow::bail!("program '{}' asks for a node, but numa = \"flat\"", program.name);
             }
         }
+        ensure!(
+            file.pool.is_power_of_two() && (1..=1024).contains(&file.pool),
+            "pool is {}; it must be a power of two from 1 to 1024 (MiB)",
+            file.pool
+        );
         Ok(Self {
             text: text.to_string(),
             sigma0: file.sigma0,
@@ -179,6 +249,9 @@ mod tests {
         assert!(refused(&format!("{program}cup = 0\n")).contains("cup"));
         assert!(refused(&format!("numa = \"flat\"\n{program}node = 1\n")).contains("flat"));
         assert!(refused("numa = \"round\"\n").contains("round"));
+        assert!(refused("unmap = \"lazy\"\n").contains("lazy"));
+        assert!(refused("master = \"me\"\n").contains("me"));
+        assert!(refused("pool = 3\n").contains("power of two"));
         assert!(refused("spaces = [").contains("line 3"));
     }
 

@@ -4,8 +4,10 @@ use super::kernel;
 use super::shared::{self, Note};
 use super::start::setup;
 use super::thread::{Serving, again, reply, with_pager};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use app_pager::client::put;
+use app_pager::config::switches;
 use app_pager::encode::PagerRequest;
 use app_pager::event::{Action, Event};
 use app_pager::ids::{Caller, Frame, LaneId, PAGE_LOG2, Status, TaskId, Who};
@@ -50,15 +52,15 @@ pub fn act(me: &mut Serving, action: Action) -> Vec<Action> {
     match action {
         Action::Lock { who, task, at } => locked(me, who, task, at),
         Action::Place { at, directory } => {
-            place(at, directory.task, Slot::Here(directory));
+            place(me, 0, at, directory.task, Slot::Here(directory));
             Vec::new()
         }
         Action::Send { lane, to, request } => {
-            send(lane, to, request);
+            send(lane, to, request, false);
             Vec::new()
         }
         Action::Confirm { to, confirm } => {
-            post(to, Note::Confirmed(setup().node, confirm));
+            super::thread::confirm(to, confirm);
             Vec::new()
         }
         Action::Wake { to } => {
@@ -66,6 +68,7 @@ pub fn act(me: &mut Serving, action: Action) -> Vec<Action> {
             Vec::new()
         }
         Action::Map { lane, thread, page, frame, rights } => {
+            regain(&[frame]);
             map(thread, page.address(), frame, rights);
             me.step_only(|pager, out| pager.handle(Event::Mapped(lane), out))
         }
@@ -73,13 +76,13 @@ pub fn act(me: &mut Serving, action: Action) -> Vec<Action> {
             let status = unmap(frame);
             me.step_only(|pager, out| pager.handle(Event::Unmapped(who, status), out))
         }
-        Action::RootUnmap { lane, .. } => {
-            // No configuration of this program chooses the root pager's unmap.
-            println!("pager {}: unmap by the root pager is not available", setup().node.0);
-            let event = Event::RootUnmapped(lane, Status::empty());
+        Action::RootUnmap { lane, frames } => {
+            let event = Event::RootUnmapped(lane, root_unmap(&frames));
             me.step_only(|pager, out| pager.handle(event, out))
         }
         Action::Fill { who, frame, from } => {
+            regain(&[frame]);
+            regain(from.as_slice());
             fill(frame, from);
             me.step_only(|pager, out| pager.handle(Event::Filled(who), out))
         }
@@ -98,38 +101,99 @@ pub fn act(me: &mut Serving, action: Action) -> Vec<Action> {
     }
 }
 
-fn post(to: Caller, note: Note) {
+/// The root task unmaps the frames from everybody, pagers included.
+fn root_unmap(frames: &[Frame]) -> Status {
+    for &frame in frames {
+        shared::of(frame.node).lose(frame, setup().nodes);
+    }
+    let unmapped = kernel::unmap_frames(setup(), frames);
+    unmapped.unwrap_or_else(|_| {
+        println!("pager {}: the root task does not unmap {frames:?}", setup().node.0);
+        Status::empty()
+    })
+}
+
+/// Gets frames back that the root task has unmapped. The thesis' pagers do so by page faults (numa-l4
+/// 5.4.2); asking the server of the CPU is the same message without the kernel's part, and cannot wait
+/// for the root task's first thread while that waits for this pager.
+fn regain(frames: &[Frame]) {
+    let setup = setup();
+    if setup.switches & switches::ROOT == 0 {
+        return;
+    }
+    for &frame in frames {
+        let lost = shared::of(frame.node).regain(frame, setup.node);
+        if lost && kernel::regain_frame(setup, frame).is_err() {
+            println!("pager {}: {frame:?} does not come back", setup.node.0);
+        }
+    }
+}
+
+pub fn post(to: Caller, note: Note) {
     let owner = setup().numbers.lane(to.node, to.lane.0);
     shared::of(to.node).inbox(to.lane.0).post(owner, note);
 }
 
-fn place(at: NodeId, task: TaskId, slot: Slot) {
-    *shared::of(at).slot(task).lock() = slot;
+fn place(me: &Serving, depth: usize, at: NodeId, task: TaskId, slot: Slot) {
+    shared::of(at).slot(task).with(me.caller(), depth, |place| *place = slot);
 }
 
 /// The lock of a task's directory is that of its slot. A hand-over takes the next slot's lock as
 /// well; whoever has that one has no directory to hand over, so no cycle exists.
 fn locked(me: &Serving, who: Who, task: TaskId, at: NodeId) -> Vec<Action> {
-    let slot = shared::of(at).slot(task);
-    let mut slot = slot.lock();
-    let was_here = matches!(*slot, Slot::Here(_));
-    let out = me.step_only(|pager, out| pager.with_directory(who, &mut slot, out));
-    let mut rest = Vec::new();
-    for action in out {
-        match action {
-            Action::Place { at, directory } => {
-                place(at, directory.task, Slot::Here(directory));
+    let (rest, gone) = shared::of(at).slot(task).with(me.caller(), 0, |slot| {
+        let was_here = matches!(slot, Slot::Here(_));
+        let out = me.step_only(|pager, out| pager.with_directory(who, slot, out));
+        let mut rest = Vec::new();
+        for action in out {
+            match action {
+                Action::Place { at, directory } => {
+                    place(me, 1, at, directory.task, Slot::Here(directory));
+                }
+                other => rest.push(other),
             }
-            other => rest.push(other),
         }
-    }
-    if was_here && matches!(*slot, Slot::Empty) {
+        (rest, was_here && matches!(slot, Slot::Empty))
+    });
+    if gone {
         shared::of(at).remove_slot(task);
     }
     rest
 }
 
-fn send(lane: LaneId, to: NodeId, request: Request) {
+/// Whether a worker confirms this request while it still serves it, with nothing but status bits: so
+/// several of them can be confirmed at the lane's barrier.
+const fn gathers(request: &Request) -> bool {
+    matches!(request, Request::Revoke { .. } | Request::Free { .. } | Request::Forget { .. })
+}
+
+/// Sends the requests at the head of `todo` that the lane will wait for together, if there are
+/// several. Returns what follows.
+pub fn send_together(me: &mut Serving, todo: &mut VecDeque<Action>) -> Vec<Action> {
+    let own = |action: &Action| match action {
+        Action::Send { lane, request, .. } => me.who() == Who::Lane(*lane) && gathers(request),
+        _ => false,
+    };
+    let count = todo.iter().take_while(|action| own(action)).count();
+    let Who::Lane(lane) = me.who() else { return Vec::new() };
+    if count < 2 {
+        return Vec::new();
+    }
+    let barrier = shared::of(setup().node).barrier(lane.0);
+    me.together = count as u32;
+    barrier.open(me.together);
+    for action in todo.drain(..count) {
+        if let Action::Send { lane, to, request } = action {
+            send(lane, to, request, true);
+        }
+    }
+    match barrier.close() {
+        Some(status) => me.gathered(status),
+        None => Vec::new(),
+    }
+}
+
+fn send(lane: LaneId, to: NodeId, request: Request, together: bool) {
     if let Request::Enter { task, .. } = request
         && kernel::share(setup(), task, to).is_err()
     {
@@ -138,7 +202,7 @@ fn send(lane: LaneId, to: NodeId, request: Request) {
     let from = Caller { node: setup().node, lane };
     // The largest request fits a message (tested in the library). A worker always comes back to
     // its receive, so this ends.
-    if let Ok(tag) = put(&PagerRequest { from, barrier: None, request }) {
+    if let Ok(tag) = put(&PagerRequest { from, together, request }) {
         let sent = ipc::send(setup().numbers.worker(to), Time::NEVER, tag);
         if let Err(error) = sent {
             println!("pager {}: request to node {}: {error}", setup().node.0, to.0);

@@ -2,13 +2,16 @@
 
 use super::start::Setup;
 use app_pager::event::{KernelCall, KernelRefused};
-use app_pager::ids::TaskId;
+use app_pager::ids::{Frame, TaskId};
 use app_pager::layout::{KIP_AREA, UTCB_AREA};
 use l4abi::control::UTCB_UNSPECIFIED;
 use l4abi::{CpuId, Fpage, NodeId, Rights, ThreadId, Timeouts};
 use libl4::msg::Writer;
 use libl4::{Acceptor, ipc, kip, pager, thread};
-use syscall_server::{PagerNo, Request, SCHEDULE, SpaceControl, TaskNo, ThreadControl};
+use syscall_server::{
+    MAX_FRAMES, PagerNo, REGAIN_FRAMES, Request, SCHEDULE, SpaceControl, TaskNo, ThreadControl,
+    UNMAP_FRAMES,
+};
 
 type Result = core::result::Result<(), KernelRefused>;
 
@@ -19,6 +22,45 @@ pub fn send(setup: &Setup, label: l4abi::MsgTag, words: &[u64]) -> Result {
     let server = setup.numbers.server(thread::my_cpu());
     match ipc::call(server, Timeouts::NEVER, label) {
         Ok(answer) if answer.tag.untyped() == 1 && answer.mr(1) == 0 => Ok(()),
+        _ => Err(KernelRefused),
+    }
+}
+
+/// Has the root task unmap frames from everybody, pagers included.
+pub fn unmap_frames(
+    setup: &Setup,
+    frames: &[Frame],
+) -> core::result::Result<Rights, KernelRefused> {
+    let mut bits = Rights::empty();
+    for batch in frames.chunks(MAX_FRAMES) {
+        bits = bits.union(ask_frames(setup, UNMAP_FRAMES, batch, Acceptor::NONE)?);
+    }
+    Ok(bits)
+}
+
+/// Gets the mapping of a frame back that [`unmap_frames`] took.
+pub fn regain_frame(setup: &Setup, frame: Frame) -> Result {
+    ask_frames(setup, REGAIN_FRAMES, &[frame], Acceptor::COMPLETE).map(|_| ())
+}
+
+fn ask_frames(
+    setup: &Setup,
+    label: u64,
+    frames: &[Frame],
+    acceptor: Acceptor,
+) -> core::result::Result<Rights, KernelRefused> {
+    let mut message = Writer::here();
+    for frame in frames {
+        message.word(u64::from(frame.node.0) << 32 | u64::from(frame.index));
+    }
+    let tag = message.tag(label);
+    ipc::accept(acceptor);
+    let answer = ipc::call(setup.numbers.server(thread::my_cpu()), Timeouts::NEVER, tag);
+    ipc::accept(Acceptor::NONE);
+    match answer {
+        Ok(answer) if answer.tag.untyped() == 2 && answer.mr(1) == 0 => {
+            Ok(Rights::from_bits_truncate(answer.mr(2) as u8))
+        }
         _ => Err(KernelRefused),
     }
 }

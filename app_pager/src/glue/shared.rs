@@ -4,11 +4,14 @@
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
+use app_pager::barrier::Barrier;
 use app_pager::event::Action;
-use app_pager::ids::TaskId;
+use app_pager::ids::{Caller, Frame, NodeSet, TaskId};
 use app_pager::layout::MAX_LANES;
+use app_pager::mcs::{McsLock, McsPlace, Place};
 use app_pager::message::Confirm;
 use app_pager::store::Slot;
+use core::cell::UnsafeCell;
 use l4abi::{MsgTag, NodeId, ThreadId, Time};
 use libl4::sync::Mutex;
 use libl4::{arch, heap, ipc};
@@ -23,6 +26,8 @@ pub const WAKE: u64 = 0x5040;
 pub enum Note {
     /// A worker confirmed a request.
     Confirmed(NodeId, Confirm),
+    /// Workers confirmed all of the requests that the lane sent together.
+    Gathered,
     /// What the lane queued for is free.
     Woken,
     /// Another thread of the pager stepped the machine, and this is for the receiver to do.
@@ -89,17 +94,99 @@ impl Inbox {
     }
 }
 
+/// Threads of a pager that wait for locks: lanes and the worker.
+const THREADS: usize = MAX_LANES as usize + 1;
+/// Places of each thread: a hand-over takes the next node's lock while it holds its own.
+const DEPTH: usize = 2;
+/// Looks at a lock before the CPU is offered to others.
+const PATIENCE: u32 = 1000;
+
+/// A place for the directory of a task, behind a queue lock (numa-l4 4.2.1): each waiter spins on its
+/// own place in its own node's memory.
+#[derive(Debug, Default)]
+pub struct LockedSlot {
+    lock: McsLock,
+    slot: UnsafeCell<Slot>,
+}
+
+// SAFETY: `slot` is reached through `with` only, by the one thread that holds `lock`.
+unsafe impl Send for LockedSlot {}
+// SAFETY: as above.
+unsafe impl Sync for LockedSlot {}
+
+impl LockedSlot {
+    /// Runs `body` on the slot. `me` is the calling thread, which holds `depth` other slots' locks.
+    ///
+    /// # Panics
+    /// If `depth` is 2 or more.
+    pub fn with<R>(&self, me: Caller, depth: usize, body: impl FnOnce(&mut Slot) -> R) -> R {
+        assert!(depth < DEPTH, "no place to wait at");
+        let thread = usize::from(me.node.0) * THREADS + usize::from(me.lane.0.min(MAX_LANES));
+        let place = Place((thread * DEPTH + depth) as u32);
+        self.lock.lock(place, place_of, polite());
+        // SAFETY: this thread holds the lock until `unlock`, and `body` keeps no reference.
+        let result = body(unsafe { &mut *self.slot.get() });
+        self.lock.unlock(place, place_of, polite());
+        result
+    }
+}
+
+/// Waits a moment; after many, lets other threads of the CPU run: one of them may hold the lock.
+fn polite() -> impl FnMut() {
+    let mut looks = 0;
+    move || {
+        looks += 1;
+        match looks % PATIENCE {
+            0 => libl4::sys::thread_switch(ThreadId::NIL),
+            _ => core::hint::spin_loop(),
+        }
+    }
+}
+
+fn place_of(place: Place) -> &'static McsPlace {
+    let (thread, depth) = (place.0 as usize / DEPTH, place.0 as usize % DEPTH);
+    &of(NodeId((thread / THREADS) as u8)).places[thread % THREADS][depth]
+}
+
 /// What a node's pager shares.
 #[derive(Debug)]
 pub struct Shared {
-    slots: Mutex<BTreeMap<TaskId, Arc<Mutex<Slot>>>>,
-    inboxes: [Inbox; MAX_LANES as usize + 1],
+    slots: Mutex<BTreeMap<TaskId, Arc<LockedSlot>>>,
+    inboxes: [Inbox; THREADS],
+    barriers: [Barrier; THREADS],
+    places: [[McsPlace; DEPTH]; THREADS],
+    /// Frames of this node that the root task has unmapped, and pagers that have not got them back.
+    lost: Mutex<BTreeMap<Frame, NodeSet>>,
 }
 
 impl Shared {
     /// The place of a task's directory in this node's memory, made if there is none.
-    pub fn slot(&self, task: TaskId) -> Arc<Mutex<Slot>> {
+    pub fn slot(&self, task: TaskId) -> Arc<LockedSlot> {
         Arc::clone(self.slots.lock().entry(task).or_default())
+    }
+
+    /// Where the requests that a thread has sent together are confirmed.
+    pub fn barrier(&self, index: u8) -> &Barrier {
+        &self.barriers[usize::from(index.min(MAX_LANES))]
+    }
+
+    /// All pagers lose a frame of this node: the root task is about to unmap it.
+    pub fn lose(&self, frame: Frame, pagers: u8) {
+        let all = (0..pagers).map(NodeId).collect();
+        self.lost.lock().insert(frame, all);
+    }
+
+    /// Whether the pager of `node` has lost a frame of this node. It gets it back now.
+    pub fn regain(&self, frame: Frame, node: NodeId) -> bool {
+        let mut lost = self.lost.lock();
+        let Some(nodes) = lost.get_mut(&frame).filter(|nodes| nodes.contains(node)) else {
+            return false;
+        };
+        *nodes = nodes.without(node);
+        if nodes.is_empty() {
+            lost.remove(&frame);
+        }
+        true
     }
 
     /// The task is gone.
@@ -119,8 +206,13 @@ fn pointer(node: NodeId) -> u64 {
 
 /// Makes this node's shared data. Called once, before any other pager may look for it.
 pub fn create(node: NodeId) {
-    let inboxes = core::array::from_fn(|_| Inbox::default());
-    let shared = Box::leak(Box::new(Shared { slots: Mutex::new(BTreeMap::new()), inboxes }));
+    let shared = Box::leak(Box::new(Shared {
+        slots: Mutex::new(BTreeMap::new()),
+        inboxes: core::array::from_fn(|_| Inbox::default()),
+        barriers: core::array::from_fn(|_| Barrier::new()),
+        places: core::array::from_fn(|_| core::array::from_fn(|_| McsPlace::default())),
+        lost: Mutex::new(BTreeMap::new()),
+    }));
     arch::poke(pointer(node), core::ptr::from_ref(shared) as u64);
 }
 

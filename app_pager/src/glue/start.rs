@@ -4,7 +4,7 @@
 //! and touches everything, so that no thread of the pager ever faults again.
 
 use super::{shared, thread};
-use app_pager::config::{Exhausted, PagerConfig};
+use app_pager::config::{PagerConfig, switches};
 use app_pager::layout::{MAX_LANES, Numbers};
 use app_pager::pager::Pager;
 use l4abi::{Acceptor, CpuId, NodeId, ThreadId};
@@ -32,10 +32,8 @@ pub struct Setup {
     pub heap: u64,
     /// `numa=flat`: one pager for all CPUs.
     pub flat: bool,
-    /// `spaces=single`.
-    pub single: bool,
-    /// An exhausted node is an error.
-    pub strict: bool,
+    /// The system's [`switches`].
+    pub switches: u64,
 }
 
 impl Setup {
@@ -47,9 +45,8 @@ impl Setup {
             frames: param(3) as u32,
             lanes: param(4) as u8,
             heap: param(5),
-            flat: param(6) & 1 != 0,
-            single: param(6) & 2 != 0,
-            strict: param(6) & 4 != 0,
+            flat: param(6) & switches::FLAT != 0,
+            switches: param(6),
         }
     }
 
@@ -71,10 +68,7 @@ impl Setup {
         config.lanes = self.lanes;
         config.numbers = self.numbers.tasks();
         config.neighbours.sort_by_key(|&other| topology::distance(self.node, other));
-        if self.strict {
-            config.exhausted = Exhausted::Error;
-        }
-        if self.single { config.single_space() } else { config }
+        config.with_switches(self.switches)
     }
 }
 

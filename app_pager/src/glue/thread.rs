@@ -6,15 +6,15 @@
 use super::shared::{self, Inbox, Note, WAKE};
 use super::start::{PAGER, Setup, setup};
 use super::{act, spawn};
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use app_pager::client::{put, received_words};
 use app_pager::control::{AskCounts, Counts, Spawn, Spawned};
 use app_pager::encode::{ClientRequest, PagerRequest};
 use app_pager::event::{Action, Event};
-use app_pager::ids::{LaneId, PageNo, TaskId, Who};
+use app_pager::ids::{Caller, LaneId, PageNo, Status, TaskId, Who};
 use app_pager::layout::MAX_LANES;
-use app_pager::message::ClientCall;
+use app_pager::message::{ClientCall, Confirm};
 use app_pager::pager::Pager;
 use app_pager::wire::Message;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +26,8 @@ use libl4::{println, program};
 
 /// Page faults served, by task.
 static FAULTS: Mutex<BTreeMap<TaskId, u64>> = Mutex::new(BTreeMap::new());
+/// Who sent the worker a request that is confirmed at a barrier. A lane waits for one at a time.
+static TOGETHER: Mutex<BTreeSet<Caller>> = Mutex::new(BTreeSet::new());
 /// Requests of other pagers to unmap a page.
 static REVOKES: AtomicU64 = AtomicU64::new(0);
 
@@ -43,13 +45,15 @@ pub struct Serving {
     queue: VecDeque<Request>,
     /// The address of the fault being served.
     fault: Option<u64>,
+    /// Number of requests last sent together.
+    pub together: u32,
 }
 
 impl Serving {
     /// The state of thread `index`.
     pub fn new(index: u8) -> Self {
         let who = if index == MAX_LANES { Who::Worker } else { Who::Lane(LaneId(index)) };
-        Self { index, who, queue: VecDeque::new(), fault: None }
+        Self { index, who, queue: VecDeque::new(), fault: None, together: 0 }
     }
 
     /// The thread's own id.
@@ -60,6 +64,11 @@ impl Serving {
     /// Who the thread is.
     pub const fn who(&self) -> Who {
         self.who
+    }
+
+    /// The thread, as others name it.
+    pub fn caller(&self) -> Caller {
+        Caller { node: setup().node, lane: LaneId(self.index) }
     }
 
     /// What the lane serves is a fault at this address.
@@ -138,6 +147,11 @@ impl Serving {
                     self.step(|pager, out| pager.handle(event, out));
                 }
             }
+            Note::Gathered => {
+                let status = shared::of(setup().node).barrier(self.index).status();
+                let actions = self.gathered(status);
+                self.perform(actions);
+            }
             Note::Woken => {
                 if let Who::Lane(lane) = self.who {
                     self.step(|pager, out| pager.handle(Event::Woken(lane), out));
@@ -169,10 +183,20 @@ impl Serving {
         out
     }
 
+    /// The step of a lane whose requests are all confirmed, joined.
+    pub fn gathered(&self, status: Status) -> Vec<Action> {
+        let Who::Lane(lane) = self.who else { return Vec::new() };
+        let count = self.together;
+        self.step_only(|pager, out| pager.handle(Event::Gathered { lane, count, status }, out))
+    }
+
     /// Performs actions and those that follow from them, in order.
     pub fn perform(&mut self, actions: Vec<Action>) {
         let mut todo = VecDeque::from(actions);
-        while let Some(action) = todo.pop_front() {
+        loop {
+            let follows = act::send_together(self, &mut todo);
+            todo.extend(follows);
+            let Some(action) = todo.pop_front() else { return };
             todo.extend(act::act(self, action));
         }
     }
@@ -210,13 +234,32 @@ impl Serving {
             return Some(Request::Spawn(message.from, spawn));
         }
         if self.who == Who::Worker && from_pager(setup, message.from) {
-            let PagerRequest { from, request, .. } = PagerRequest::decode(message.tag, words)?;
+            let PagerRequest { from, together, request } =
+                PagerRequest::decode(message.tag, words)?;
+            if together {
+                TOGETHER.lock().insert(from);
+            }
             if matches!(request, app_pager::message::Request::Revoke { .. }) {
                 REVOKES.fetch_add(1, Ordering::Relaxed);
             }
             return Some(Request::Event(Event::Request { from, request }));
         }
         None
+    }
+}
+
+/// Tells a lane that its request is served: at its barrier if it waits for several, else with a note.
+/// Any thread of the pager may do so, but only the last at a barrier posts anything.
+pub fn confirm(to: Caller, confirm: Confirm) {
+    if !TOGETHER.lock().remove(&to) {
+        return act::post(to, Note::Confirmed(setup().node, confirm));
+    }
+    let status = match confirm {
+        Confirm::Revoked(status) => status,
+        _ => Status::empty(),
+    };
+    if shared::of(to.node).barrier(to.lane.0).confirm(status) {
+        act::post(to, Note::Gathered);
     }
 }
 
@@ -251,6 +294,7 @@ fn counts(from: ThreadId, ask: AskCounts) -> Counts {
     with_pager(|pager| {
         let task = ask.task.or_else(|| pager.task_of(from));
         Counts {
+            task,
             faults: task.and_then(|t| FAULTS.lock().get(&t).copied()).unwrap_or(0),
             revokes: REVOKES.load(Ordering::Relaxed),
             frames_used: pager.frames_used() as u64,

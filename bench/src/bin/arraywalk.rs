@@ -1,213 +1,262 @@
-//! The thesis' array walk (numa-l4 5.3): threads on different nodes touch pages of an array, with
-//! more or less overlap; what is counted are page faults, and where the pages lie afterwards.
+//! The thesis' array walk (numa-l4 5.4.1, A7 to A11): two threads, one per node, walk parts of an array
+//! that overlap more or less, one upwards and the other downwards, and turn round at the ends.
 //!
-//! Arguments: `pages=N` pages of each thread's part, `overlap=P` percent of them that both threads
-//! touch, `passes=N`, `local=1` for a node-local array,
-//! `flat=1` in the system with `numa = "flat"` (one space: a page faults once).
+//! Arguments (`docs/design/os.md` has the table): `pages`, `overlap`, `passes`, `step`, `local`, `serial`,
+//! and what the system is: `flat`, `single`. `overlap` and `passes` may be lists: each combination is one
+//! run on fresh pages. The timed part of each is a region of interest on all CPUs.
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
 
 extern crate alloc;
 
-use alloc::string::String;
+use alloc::format;
 use alloc::vec::Vec;
 use app_pager::client;
 use app_pager::region::Policy;
-use core::fmt;
+use bench::experiment::{Args, Report, Series, await_at_least, other_cpu, result};
 use core::sync::atomic::{AtomicU64, Ordering};
-use l4abi::record::{Line, Test};
-use libl4::exit::Outcome;
 use libl4::thread::Stack;
-use libl4::{CpuId, NodeId, Rights, Time, arch, ipc, println, program, thread, topology};
+use libl4::{CpuId, NodeId, Rights, arch, program, roi, thread, time, topology};
 
 libl4::program!(main);
 
 const ARRAY: u64 = 0x1_0000_0000;
+/// Distance from a run's array to the next one's.
+const RUN: u64 = 0x1_0000_0000;
+/// A page that both threads touch before the first run.
+const SCRATCH: u64 = 0x8000_0000;
 const PAGE: u64 = 4096;
+/// Distance between the words that the two threads write in each page: a line.
+const OWN: u64 = 64;
+const ROI: u16 = 11;
 
 static STACK: Stack<{ 16 * 1024 }> = Stack::new();
 
-/// What the second thread is to do, and what it found.
+/// What the second thread is to do.
 static FIRST: AtomicU64 = AtomicU64::new(0);
 static PAGES: AtomicU64 = AtomicU64::new(0);
 static PASSES: AtomicU64 = AtomicU64::new(0);
-static FAULTS: AtomicU64 = AtomicU64::new(0);
+static STEP: AtomicU64 = AtomicU64::new(0);
+/// Number of walks that the second thread may begin, has got ready for, and has ended.
+static GO: AtomicU64 = AtomicU64::new(0);
+static READY: AtomicU64 = AtomicU64::new(0);
+static DONE: AtomicU64 = AtomicU64::new(0);
+/// Words that were not what they should be.
 static WRONG: AtomicU64 = AtomicU64::new(0);
 /// The pager that serves the second thread.
 static PAGER: AtomicU64 = AtomicU64::new(0);
-/// 1 go, 2 done.
-static PHASE: AtomicU64 = AtomicU64::new(0);
 
 struct Params {
     pages: u64,
-    overlap: u64,
-    passes: u64,
+    overlaps: Vec<u64>,
+    passes: Vec<u64>,
+    step: u64,
     local: bool,
-    /// The system is `numa=flat`.
+    serial: bool,
     flat: bool,
+    single: bool,
 }
 
-fn parse(args: &[String]) -> Params {
-    let value = |name: &str, default: u64| {
-        let found = args.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
-        found.unwrap_or(default)
-    };
-    Params {
-        pages: value("pages", 64),
-        overlap: value("overlap", 100),
-        passes: value("passes", 2),
-        local: value("local", 0) != 0,
-        flat: value("flat", 0) != 0,
-    }
-}
-
-struct Report {
-    failed: u32,
-}
-
-impl Report {
-    fn check(&mut self, name: &str, ok: bool, detail: fmt::Arguments<'_>) {
-        libl4::console::record(|out| Test { name, ok, detail }.write(out));
-        self.failed += u32::from(!ok);
-    }
-}
-
-fn result(variant: &str, metric: &str, value: u64) {
-    libl4::console::record(|out| {
-        let mut line = Line::begin(out, "result");
-        line.str("bench", "arraywalk").str("variant", variant).str("metric", metric);
-        line.str("unit", "count").num("value", value).num("min", value).num("max", value);
-        line.num("n", 1);
-        line.end()
-    });
-}
-
-/// Writes and reads the first word of each page, `passes` times. Returns the faults it took.
-fn walk(first: u64, pages: u64, passes: u64) -> u64 {
-    let before = client::counts().map_or(0, |c| c.faults);
-    for _ in 0..passes {
-        for page in first..first + pages {
-            let at = ARRAY + page * PAGE + 8 * (topology::my_node().0 as u64 + 1);
-            arch::poke(at, page);
-            WRONG.fetch_add(u64::from(arch::peek(at) != page), Ordering::Relaxed);
+impl Params {
+    fn read() -> Self {
+        let args = Args::of_program();
+        Self {
+            pages: args.number("pages", 64).max(1),
+            overlaps: args.numbers("overlap", &[100]),
+            passes: args.numbers("passes", &[2]),
+            step: args.number("step", PAGE).clamp(4, PAGE),
+            local: args.flag("local"),
+            serial: args.flag("serial"),
+            flat: args.flag("flat"),
+            single: args.flag("single"),
         }
     }
-    client::counts().map_or(0, |c| c.faults) - before
+
+    const fn variant(&self) -> &'static str {
+        match (self.flat, self.single, self.local) {
+            (true, ..) => "flat",
+            (_, true, _) => "single",
+            (_, _, true) => "numa-local",
+            _ => "numa",
+        }
+    }
+}
+
+/// One run.
+struct Run {
+    base: u64,
+    overlap: u64,
+    passes: u64,
+    /// Pages that both threads touch.
+    shared: u64,
+    /// The threads are on different nodes, and the system has a pager for each.
+    two: bool,
+}
+
+/// Walks `pages` pages from `first` on, `passes` times, turning round at the ends, and reads each in
+/// steps. With steps of a page, which count faults and measure nothing, thread number `who` also
+/// writes a word of its own in each page and finds it again.
+fn walk(first: u64, pages: u64, passes: u64, step: u64, who: u64) {
+    let (mut wrong, writes) = (0, step == PAGE);
+    for pass in 0..passes {
+        // The first thread starts at the bottom, the second at the top.
+        let upwards = (pass + who) % 2 == 0;
+        for i in 0..pages {
+            let at = first + PAGE * if upwards { i } else { pages - 1 - i };
+            let own = at + OWN * who;
+            if writes {
+                wrong += u64::from(arch::peek(own) != if pass > 0 { at } else { 0 });
+                arch::poke(own, at);
+            }
+            let mut offset = 0;
+            while offset < PAGE {
+                let inside = if upwards { offset } else { PAGE - step - offset };
+                let _ = arch::peek((at + inside) & !7);
+                offset += step;
+            }
+        }
+    }
+    WRONG.fetch_add(wrong, Ordering::Relaxed);
+}
+
+/// Touches what a walk needs beside the array.
+fn warm_up(who: u64) {
+    arch::poke(SCRATCH + OWN * who, 0);
+    walk(SCRATCH, 1, 2, PAGE, who);
+    let _ = faults(false);
 }
 
 extern "C" fn second(cpu: u64) -> ! {
-    let me = thread::my_global_id();
     program::report_exceptions();
-    let moved = client::migrate_thread(me, CpuId(cpu as u16));
-    if moved.is_err() {
-        println!("arraywalk: the second thread stays: {moved:?}");
-    }
-    while PHASE.load(Ordering::Acquire) != 1 {
-        pause();
-    }
+    // A failure shows in the placement that is checked.
+    let _ = client::migrate_thread(thread::my_global_id(), CpuId(cpu as u16));
     PAGER.store(client::my_pager().raw(), Ordering::Relaxed);
-    let (first, pages) = (FIRST.load(Ordering::Relaxed), PAGES.load(Ordering::Relaxed));
-    let faults = walk(first, pages, PASSES.load(Ordering::Relaxed));
-    FAULTS.store(faults, Ordering::Relaxed);
-    PHASE.store(2, Ordering::Release);
+    warm_up(1);
+    for round in 1.. {
+        READY.store(round, Ordering::Release);
+        await_at_least(&GO, round);
+        let of = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        walk(of(&FIRST), of(&PAGES), of(&PASSES), of(&STEP), 1);
+        DONE.store(round, Ordering::Release);
+    }
     thread::sleep_forever()
 }
 
-/// Waits a little, so that other threads of the CPU run.
-fn pause() {
-    let wait = libl4::Timeouts::new(Time::NEVER, Time::period_us(1_000));
-    let _ = ipc::receive(thread::my_local_id(), wait);
-}
-
-/// Nodes of the array's pages.
-fn nodes_of(first: u64, pages: u64) -> Vec<Option<NodeId>> {
-    let node = |page: u64| client::query(ARRAY + page * PAGE).ok()?.frames.iter().next();
-    (first..first + pages).map(node).collect()
+/// Page faults of the task that the pagers of the first and of the second thread have served; all of
+/// them in the first number if one pager serves both.
+fn faults(two: bool) -> (u64, u64) {
+    let task = client::my_task().ok();
+    let of = |pager| client::counts_of(pager, task).map_or(0, |c| c.faults);
+    let other = libl4::ThreadId::from_raw(PAGER.load(Ordering::Relaxed));
+    (of(client::my_pager()), if two { of(other) } else { 0 })
 }
 
 fn main() {
-    let params = parse(&program::args());
-    let mut report = Report { failed: 0 };
-    let (pages, shared) = (params.pages, params.pages * params.overlap / 100);
-    let all = client::pages(ARRAY, (2 * pages - shared) * PAGE);
-    let policy = if params.local { Policy::NodeLocal } else { Policy::FirstTouch };
-    let region = client::add_region(all, Rights::RW, policy);
-    report.check("os_add_region", region.is_ok(), format_args!("{region:?}"));
-
+    let params = Params::read();
+    let mut report = Report::default();
     let here = topology::my_node();
-    let other =
-        (0..topology::cpu_count() as u16).map(CpuId).find(|&c| topology::node_of(c) != here);
-    let cpu = other.unwrap_or(CpuId(topology::cpu_count() as u16 - 1));
-    let numa = topology::node_of(cpu) != here && !params.flat;
+    let cpu = other_cpu(here);
+    let two = topology::node_of(cpu) != here && !params.flat;
+    let scratch = client::add_region(client::pages(SCRATCH, PAGE), Rights::RW, Policy::FirstTouch);
+    report.check("os_add_region", scratch.is_ok(), format_args!("{scratch:?}"));
     let stack = STACK.take().expect("taken once");
     let thread = client::create_thread(&stack, second, u64::from(cpu.0));
     report.check("os_create_thread", thread.is_ok(), format_args!("{thread:?}"));
-
-    let faults = walk(0, pages, params.passes);
-    FIRST.store(pages - shared, Ordering::Relaxed);
-    PAGES.store(pages, Ordering::Relaxed);
-    PASSES.store(params.passes, Ordering::Relaxed);
-    PHASE.store(1, Ordering::Release);
-    while PHASE.load(Ordering::Acquire) != 2 {
-        pause();
+    warm_up(0);
+    let mut round = 0;
+    for &overlap in &params.overlaps {
+        for &passes in &params.passes {
+            let base = ARRAY + round * RUN;
+            round += 1;
+            let shared = params.pages * overlap.min(100) / 100;
+            let run = Run { base, overlap, passes, shared, two };
+            measure(&mut report, &params, &run, round);
+        }
     }
-    let others = FAULTS.load(Ordering::Relaxed);
-    check_counts(&mut report, &params, numa, (faults, others));
-    end(&mut report, &params, numa, thread.ok());
-}
-
-fn check_counts(report: &mut Report, params: &Params, numa: bool, faults: (u64, u64)) {
-    let shared = params.pages * params.overlap / 100;
-    // numa-l4 5.3: each node takes a fault for each page it touches; in one space a page faults once.
-    let want = if numa || params.local { params.pages } else { params.pages - shared };
-    let text = format_args!("first {} second {} of {}", faults.0, faults.1, params.pages);
-    report.check("os_arraywalk_first", faults.0 == params.pages, text);
-    report.check("os_arraywalk_second", faults.1 == want, text);
-    let wrong = WRONG.load(Ordering::Relaxed);
-    report.check("os_arraywalk_words", wrong == 0, format_args!("{wrong} wrong"));
-    let variant = if numa { "numa" } else { "flat" };
-    result(variant, "faults", faults.0 + faults.1);
-}
-
-fn end(report: &mut Report, params: &Params, numa: bool, thread: Option<libl4::ThreadId>) {
-    let here = topology::my_node();
-    let (pages, shared) = (params.pages, params.pages * params.overlap / 100);
-    if !params.local {
-        let on = |first, count, wanted: &dyn Fn(NodeId) -> bool| {
-            let nodes = nodes_of(first, count);
-            nodes.iter().filter(|n| n.is_some_and(wanted)).count() as u64
-        };
-        let first = on(0, pages, &|node| node == here);
-        let text = format_args!("{first} of {pages} on node {}", here.0);
-        report.check("os_first_touch", first == pages, text);
-        let rest = on(pages, pages - shared, &|node| (node == here) != numa);
-        let text = format_args!("{rest} of {} where they were touched", pages - shared);
-        report.check("os_first_touch_second", rest == pages - shared, text);
-        unmap(report, pages, if numa { shared } else { 0 }, here);
-    }
-    if let Some(thread) = thread {
+    if let Ok(thread) = thread {
         let deleted = client::delete_thread(thread);
         report.check("os_delete_thread", deleted.is_ok(), format_args!("{deleted:?}"));
     }
-    if report.failed > 0 {
-        program::exit(Outcome::Failed);
+    report.end();
+}
+
+fn measure(report: &mut Report, params: &Params, run: &Run, round: u64) {
+    let pages = params.pages;
+    let all = client::pages(run.base, (2 * pages - run.shared) * PAGE);
+    let made = client::add_region(all, Rights::RW, Policy::FirstTouch)
+        .and_then(|()| if params.local { client::make_local(all) } else { Ok(()) });
+    report.check("os_make_region", made.is_ok(), format_args!("{made:?}"));
+    FIRST.store(run.base + (pages - run.shared) * PAGE, Ordering::Relaxed);
+    PAGES.store(pages, Ordering::Relaxed);
+    PASSES.store(run.passes, Ordering::Relaxed);
+    STEP.store(params.step, Ordering::Relaxed);
+    await_at_least(&READY, round);
+    let before = faults(run.two);
+    let name = format!("walk {} o={} n={}", params.variant(), run.overlap, run.passes);
+    roi::name::<ROI>(&name);
+    let start = time::now_us();
+    roi::begin_all::<ROI>();
+    if !params.serial {
+        GO.store(round, Ordering::Release);
+    }
+    walk(run.base, pages, run.passes, params.step, 0);
+    GO.store(round, Ordering::Release);
+    await_at_least(&DONE, round);
+    roi::end_all::<ROI>();
+    let took = time::now_us() - start;
+    let after = faults(run.two);
+    let counted = (after.0 - before.0, after.1 - before.1);
+    check_counts(report, params, run, counted);
+    let values = [
+        ("overlap", run.overlap),
+        ("passes", run.passes),
+        ("pages", pages),
+        ("step", params.step),
+        ("local", u64::from(params.local)),
+    ];
+    let what = ("arraywalk", params.variant());
+    result(what, ("time", "us"), Series::one(took), &values);
+    result(what, ("faults", "count"), Series::one(counted.0 + counted.1), &values);
+    if !params.local {
+        place(report, params, run);
+        let gone = client::discard(all);
+        report.check("os_discard", gone.is_ok(), format_args!("{gone:?}"));
     }
 }
 
-/// Unmaps the first thread's part: the other pager hears only of the pages it has mapped itself.
-fn unmap(report: &mut Report, pages: u64, shared: u64, here: NodeId) {
-    let other = libl4::ThreadId::from_raw(PAGER.load(Ordering::Relaxed));
-    let told = || client::counts_of(other, None).map_or(u64::MAX, |c| c.revokes);
-    let before = told();
-    let unmapped = client::unmap(client::pages(ARRAY, pages * PAGE));
-    let ok = unmapped.is_ok_and(|(n, bits)| n == pages && bits.contains(Rights::W));
-    report.check("os_unmap_reports", ok, format_args!("{unmapped:?}"));
-    let notified = told() - before;
-    let text = format_args!("{notified} notifications for {shared} pages mapped elsewhere");
-    report.check("os_unmap_notifies", notified == shared, text);
-    result("unmap", "notifications", notified);
-    // The contents stay.
-    let value = arch::peek(ARRAY + PAGE + 8 * (u64::from(here.0) + 1));
-    report.check("os_unmap_keeps", value == 1, format_args!("{value}"));
+/// numa-l4 5.4.1: with a space per node each node faults once for each page it touches; in one space a
+/// page faults once. Two threads that meet on a page may both fault there, and they meet once.
+fn check_counts(report: &mut Report, params: &Params, run: &Run, (first, second): (u64, u64)) {
+    let pages = params.pages;
+    let text = format_args!("{first} and {second}, overlap {} passes {}", run.overlap, run.passes);
+    if run.two && !params.single {
+        report.check("os_arraywalk_faults", (first, second) == (pages, pages), text);
+    } else {
+        let want = 2 * pages - run.shared;
+        let meet = u64::from(!params.serial && run.shared > 0);
+        let ok = (want..=want + meet).contains(&(first + second));
+        report.check("os_arraywalk_faults", ok, text);
+    }
+    let wrong = WRONG.load(Ordering::Relaxed);
+    report.check("os_arraywalk_words", wrong == 0, format_args!("{wrong} wrong"));
+}
+
+/// Each page lies on the node that touched it first: asked, not assumed. Who came first in the shared
+/// part is known only if one thread walked after the other.
+fn place(report: &mut Report, params: &Params, run: &Run) {
+    let here = topology::my_node();
+    let (pages, own) = (params.pages, params.pages - run.shared);
+    let on = |first: u64, count: u64, home: bool| {
+        let node = |page: u64| client::query(run.base + page * PAGE).ok()?.frames.iter().next();
+        let there = |node: NodeId| (node == here) == home;
+        (first..first + count).filter(|&page| node(page).is_some_and(there)).count() as u64
+    };
+    let first = if params.serial { pages } else { own };
+    let found = on(0, first, true);
+    let text = format_args!("{found} of {first} on node {}", here.0);
+    report.check("os_first_touch", found == first, text);
+    let found = on(pages, own, !run.two);
+    let text = format_args!("{found} of {own} where the second thread is");
+    report.check("os_first_touch_second", found == own, text);
 }
