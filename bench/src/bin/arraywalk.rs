@@ -101,7 +101,7 @@ fn walk(first: u64, pages: u64, passes: u64, step: u64, who: u64) {
     let (mut wrong, writes) = (0, step == PAGE);
     for pass in 0..passes {
         // The first thread starts at the bottom, the second at the top.
-        let upwards = (pass + who) % 2 == 0;
+        let upwards = (pass + who).is_multiple_of(2);
         for i in 0..pages {
             let at = first + PAGE * if upwards { i } else { pages - 1 - i };
             let own = at + OWN * who;
