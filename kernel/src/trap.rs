@@ -6,6 +6,7 @@ use l4abi::syscall::KERNEL_INTERFACE_INSN;
 
 use crate::arch::x86_64::vectors;
 use crate::ipc::kernel_msg::{self, KernelIpc};
+use crate::ipc::short;
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::space::{self, user};
@@ -18,16 +19,24 @@ const DEBUG: u8 = 1;
 pub const INVALID_OPCODE: u8 = 6;
 const NO_FPU: u8 = 7;
 const GENERAL_PROTECTION: u8 = 13;
-const PAGE_FAULT: u8 = 14;
 
 /// Length of `lock; nop`.
 const KERNEL_INTERFACE_LENGTH: u64 = KERNEL_INTERFACE_INSN.len() as u64;
 
-/// Entry from assembly for traps at user level; the registers of `me` are saved.
+/// Entry from assembly for page faults at user level; the registers of `me` are saved.
+pub extern "C" fn page_fault_from_user(me: TcbRef, address: u64, error: u64) -> TcbRef {
+    let cpu = sched::this_cpu();
+    let access = access_of(error);
+    match short::page_fault(cpu, me, address, access) {
+        Some(pager) => sched::leave_to(cpu, pager),
+        None => sched::leave(cpu, page_fault(cpu, me, address, access)),
+    }
+}
+
+/// Entry from assembly for all other traps at user level; the registers of `me` are saved.
 pub extern "C" fn trap_from_user(vector: u64, error: u64, me: TcbRef) -> TcbRef {
     let cpu = sched::this_cpu();
     let next = match vector as u8 {
-        PAGE_FAULT => page_fault(cpu, me, arch::x86_64::regs::cr2(), error),
         INVALID_OPCODE => invalid_opcode(cpu, me),
         vectors::BREAKPOINT => kdb::breakpoint(cpu, me),
         NO_FPU => thread::fpu::wanted(cpu, me),
@@ -90,15 +99,21 @@ mod pf {
     pub const FETCH: u64 = 1 << 4;
 }
 
-/// A page fault of `me` at `address`: to its pager, or resolved here for sigma0.
-pub fn page_fault(cpu: &PerCpu, me: TcbRef, address: u64, error: u64) -> Next {
-    let access = if error & pf::FETCH != 0 {
+/// What a page fault wanted, as access bits (r 4, w 2, x 1).
+#[inline(always)]
+fn access_of(error: u64) -> u8 {
+    if error & pf::FETCH != 0 {
         1
     } else if error & pf::WRITE != 0 {
         2
     } else {
         4
-    };
+    }
+}
+
+/// A page fault of `me` at `address`: to its pager, or resolved here for sigma0.
+#[inline(never)]
+fn page_fault(cpu: &PerCpu, me: TcbRef, address: u64, access: u8) -> Next {
     if space::is_sigma0(me)
         && me.space.get().is_some_and(|s| space::mapping::resolve_identity(s, address))
     {

@@ -12,6 +12,7 @@
 pub mod cancel;
 pub mod kernel_msg;
 pub mod result;
+pub mod short;
 pub mod strings;
 pub mod timeout;
 pub mod transfer;
@@ -66,10 +67,11 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef, call: Call) -> Next {
     any_case(cpu, me, call)
 }
 
-/// The same, out of line, for a proxy.
-#[inline(never)]
+/// The same for a proxy: `me` is not the current thread.
 pub fn by_proxy(cpu: &PerCpu, me: TcbRef) -> Next {
-    syscall(cpu, me, Call::of(me))
+    let call = Call::of(me);
+    me.timeouts.set(call.timeouts);
+    any_case(cpu, me, call)
 }
 
 /// One look at both keys and the tag answers most questions of a send phase: both threads live on this CPU, `dest`
@@ -106,7 +108,7 @@ fn exchange(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Next {
 
 /// The system call with every case.
 #[inline(never)]
-fn any_case(cpu: &PerCpu, me: TcbRef, call: Call) -> Next {
+pub fn any_case(cpu: &PerCpu, me: TcbRef, call: Call) -> Next {
     match call.to {
         0 => {
             me.set_reg(reg::R9, 0);

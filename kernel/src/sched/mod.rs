@@ -122,9 +122,19 @@ fn is_plain_switch(cpu: &PerCpu, t: TcbRef) -> bool {
         && crate::cross::is_quiet()
 }
 
+/// [`leave`] after a short path: `t` is not the running thread, which waits, and nothing is special about either.
+#[inline(always)]
+pub fn leave_to(cpu: &PerCpu, t: TcbRef) -> TcbRef {
+    if cpu.reschedule.get() || !crate::cross::is_quiet() {
+        return settle(cpu, Next::Thread(t));
+    }
+    switch(cpu, t);
+    t
+}
+
 /// Makes `t`, a thread about which nothing is special, the running thread. The one that ran before is settled.
 #[inline(always)]
-pub fn switch(cpu: &PerCpu, t: TcbRef) {
+fn switch(cpu: &PerCpu, t: TcbRef) {
     cpu.current.set(t);
     cpu.current_id.set(t.id.get());
     cpu.expected_key.set(cpu.short_key());

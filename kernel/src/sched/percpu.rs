@@ -28,8 +28,8 @@ pub struct PerCpu {
     pub tsc_zero: Cell<u64>,
     /// Microseconds per tick of the time-stamp counter, as a fraction of 2^32.
     pub us_per_tick: Cell<u64>,
-    /// The user's stack pointer for the few instructions between SYSCALL and the TCB.
-    pub user_rsp: Cell<u64>,
+    /// The user's stack pointer or RAX for the few instructions between the entry and the TCB.
+    pub user_word: Cell<u64>,
     /// The CR3 value that is loaded; set before it is loaded. Other CPUs read it for shootdowns.
     pub root: Word,
     /// Key of a thread of this CPU that waits and about which nothing is special; constant.
@@ -87,7 +87,7 @@ impl PerCpu {
             current_id: Cell::new(0),
             tsc_zero: Cell::new(0),
             us_per_tick: Cell::new(0),
-            user_rsp: Cell::new(0),
+            user_word: Cell::new(0),
             root: Word::new(0),
             plain: Cell::new(Key::new(State::Waiting, identity.id.get()).0),
             short: Cell::new(Key::NEVER.0),

@@ -2,12 +2,12 @@
 //! a space. Every operation runs in bounded steps and flushes once, when it is over or lets others in.
 
 use kcore::layout::PAGE_SIZE;
-use kcore::mapdb::{DeleteOp, FlushSet, MapOp, Progress, Session, SpaceRef as DbSpace};
+use kcore::mapdb::{DeleteOp, FlushSet, MapOp, Progress, Session, SpaceRef as DbSpace, map_single};
 use kcore::types::PhysAddr;
 use l4abi::acceptor::Acceptor;
 use l4abi::error::IpcCode;
 use l4abi::fpage::{Fpage, FpageKind, Region, plan_map};
-use l4abi::item::ItemHead;
+use l4abi::item::{ItemHead, MAP_TYPE};
 
 use crate::cross::shootdown;
 use crate::ipc::kernel_msg;
@@ -84,6 +84,20 @@ pub fn items(
     drop(session);
     shootdown::flush(&mut flush);
     (outcome, at - first)
+}
+
+/// Maps one small page from the space of the running thread into any place of space `to`, as the map item of words
+/// `head` and `fpage` says, if the database has a short path for it. False says that nothing has changed.
+#[inline(always)]
+pub fn one_page(cpu: &PerCpu, from: SpaceRef, to: SpaceRef, head: u64, fpage: u64) -> bool {
+    const TYPE: u64 = 0xE;
+    let ours = head & TYPE == MAP_TYPE && Fpage::from_raw(fpage).size_field() == SMALL;
+    if !ours || from.is_sigma0() {
+        return false;
+    }
+    let source = (name(from), fpage & !(PAGE_SIZE - 1));
+    let target = (name(to), head & !(PAGE_SIZE - 1));
+    map_single(&Kernel, cpu.map_hint.get(), source, target, fpage as u8 & 7)
 }
 
 /// Words of a map or grant item.

@@ -41,6 +41,24 @@ pub extern "C" fn ipc_from_user(
     sched::leave(cpu, ipc::syscall(cpu, me, ipc::Call { to, from, timeouts, tag }))
 }
 
+/// The same for a message with typed items, when short paths are allowed.
+pub extern "C" fn typed_ipc_from_user(
+    me: TcbRef,
+    to: u64,
+    from: u64,
+    _return_address: u64,
+    timeouts: u64,
+    tag: u64,
+) -> TcbRef {
+    let cpu = sched::this_cpu();
+    let call = ipc::Call { to, from, timeouts, tag };
+    me.timeouts.set(timeouts);
+    match ipc::short::answer(cpu, me, call) {
+        Some(dest) => sched::leave_to(cpu, dest),
+        None => sched::leave(cpu, ipc::any_case(cpu, me, call)),
+    }
+}
+
 /// Entry from assembly: the registers of `me` are saved; `return_address` is where SYSCALL returns to and so
 /// says which stub it was. Answers whose registers to load.
 pub extern "C" fn syscall_from_user(return_address: u64, me: TcbRef) -> TcbRef {

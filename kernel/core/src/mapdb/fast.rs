@@ -45,13 +45,7 @@ impl<E: Env> Session<'_, E> {
         }
         let new = env.alloc_node(home)?;
         // Point of no return.
-        let mut entry = from.entry & !(pte::A | pte::D);
-        if rights & pte::WRITE == 0 {
-            entry &= !pte::W;
-        }
-        if rights & pte::EXECUTE == 0 && env.nx() {
-            entry |= pte::NX;
-        }
+        let entry = pte::handed_on(from.entry, rights, env.nx());
         let fresh = Fresh { space: target.0, va: target.1, level: 1, entry: slot.at };
         node::init(env, new, (parent, false), parent + CHILD, frame, fresh);
         self.fill(&slot, entry, new);

@@ -13,6 +13,7 @@ pub mod pte;
 mod revoke;
 mod root;
 mod session;
+mod single;
 mod space;
 mod unmap;
 
@@ -24,6 +25,7 @@ pub use env::{Env, FrameInfo, SpaceRef};
 pub use flush::{FlushRange, FlushSet, RANGES};
 pub use map::MapOp;
 pub use session::{Hint, OutOfMemory, Session};
+pub use single::map_single;
 pub use space::Found;
 pub use unmap::{DeleteOp, USER_END, UnmapOp};
 

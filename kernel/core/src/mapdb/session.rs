@@ -36,6 +36,40 @@ impl Slot {
     pub fn is_page(&self) -> bool {
         pte::is_page(self.entry, self.level)
     }
+
+    /// Writes an empty entry: `shadow` is the node of a page, or the used groups of a table.
+    #[inline(always)]
+    pub(super) fn fill<E: Env>(&self, env: &E, entry: u64, shadow: u64) {
+        env.write(self.at + SHADOW, shadow);
+        env.write(self.at, entry);
+        let used = env.read(self.used);
+        env.write(self.used, used | 1 << (self.at >> 6 & 63));
+    }
+}
+
+/// Walks down to the entry of `va`, at most to a table of level `stop`.
+#[inline(always)]
+pub(super) fn walk<E: Env>(env: &E, space: SpaceRef, va: u64, stop: u8) -> Slot {
+    let top = env.top(space);
+    let mut used = used_of_top(top);
+    let mut table = top;
+    macro_rules! step {
+        ($level:literal) => {
+            let at = table | (va >> (pte::bits($level) - 3) & 0xFF8);
+            let entry = env.read(at);
+            let end = entry & pte::P == 0 || ($level < 4 && entry & pte::PS != 0);
+            if end || $level == stop {
+                return Slot { at, level: $level, entry, used };
+            }
+            used = at + SHADOW;
+            table = entry & pte::ADDRESS;
+        };
+    }
+    step!(4);
+    step!(3);
+    step!(2);
+    let at = table | (va >> 9 & 0xFF8);
+    Slot { at, level: 1, entry: env.read(at), used }
 }
 
 /// A leaf table that was used last.
@@ -67,9 +101,9 @@ impl Leaf {
 /// A run of like frames, remembered from session to session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Hint {
-    start: u64,
-    len: u64,
-    node: NodeId,
+    pub(super) start: u64,
+    pub(super) len: u64,
+    pub(super) node: NodeId,
 }
 
 impl Hint {
@@ -216,26 +250,7 @@ impl<'a, E: Env> Session<'a, E> {
     /// Walks down to the entry of `va`, at most to a table of level `stop`. The space's lock is
     /// held.
     pub(super) fn find(&self, space: SpaceRef, va: u64, stop: u8) -> Slot {
-        let top = self.env.top(space);
-        let mut used = used_of_top(top);
-        let mut table = top;
-        macro_rules! step {
-            ($level:literal) => {
-                let at = table | (va >> (pte::bits($level) - 3) & 0xFF8);
-                let entry = self.env.read(at);
-                let end = entry & pte::P == 0 || ($level < 4 && entry & pte::PS != 0);
-                if end || $level == stop {
-                    return Slot { at, level: $level, entry, used };
-                }
-                used = at + SHADOW;
-                table = entry & pte::ADDRESS;
-            };
-        }
-        step!(4);
-        step!(3);
-        step!(2);
-        let at = table | (va >> 9 & 0xFF8);
-        Slot { at, level: 1, entry: self.env.read(at), used }
+        walk(self.env, space, va, stop)
     }
 
     /// The entry of `va` in a leaf table or above; by the table at hand if it is the right one.
@@ -306,11 +321,7 @@ impl<'a, E: Env> Session<'a, E> {
     /// Writes an empty entry: `shadow` is the node of a page, or the used groups of a table.
     #[inline(always)]
     pub(super) fn fill(&self, slot: &Slot, entry: u64, shadow: u64) {
-        let env = self.env;
-        env.write(slot.at + SHADOW, shadow);
-        env.write(slot.at, entry);
-        let used = env.read(slot.used);
-        env.write(slot.used, used | 1 << (slot.at >> 6 & 63));
+        slot.fill(self.env, entry, shadow);
     }
 
     /// Splits the page at `slot` of `space` into 512 of the next lower level; its node becomes

@@ -49,6 +49,22 @@ global_asm!(
         mov [\base + {RBP}], rbp
         mov [\base + {R11}], r11
     .endm
+    # The user state of a trap into the current thread's TCB; RIP lies \frame above the stack pointer. RAX = the TCB.
+    .macro SAVE_TRAP frame
+        cld
+        mov [{USER_RAX}], rax
+        mov rax, [{CURRENT}]
+        SAVE_TO rax
+        mov rcx, [{USER_RAX}]
+        mov [rax + {RAX}], rcx
+        mov rcx, [rsp + \frame]
+        mov [rax + {RIP}], rcx
+        mov rcx, [rsp + \frame + 16]
+        mov [rax + {RFLAGS}], rcx
+        mov rcx, [rsp + \frame + 24]
+        mov [rax + {RSP}], rcx
+        mov qword ptr [rax + {EXIT}], {EXIT_IRET}
+    .endm
     .macro LOAD_FROM_RDI
         mov r9, [rdi + {R9}]
         mov rax, [rdi + {RAX}]
@@ -70,7 +86,7 @@ global_asm!(
     .global syscall_complete
     .align 64
     # Ipc saves what it needs and no more: where it goes on is known, the rest is lost by the interface.
-    syscall_complete_ipc:
+    .macro IPC_ENTRY function
         mov rbp, [{CURRENT}]
         mov [rbp + {RSP}], rsp
         mov [rbp + {R9}], r9
@@ -87,9 +103,15 @@ global_asm!(
         mov qword ptr [rbp + {EXIT}], {EXIT_IPC}
         mov rdi, rbp
         mov rsp, {STACK_TOP}
-        call {ipc}
+        call \function
         mov rdi, rax
         jmp exit_to_user
+    .endm
+    syscall_complete_ipc:
+        IPC_ENTRY {ipc}
+    .global syscall_typed_ipc
+    syscall_typed_ipc:
+        IPC_ENTRY {typed_ipc}
 
     syscall_complete:
         cmp rcx, {IPC_RETURN}
@@ -157,19 +179,7 @@ global_asm!(
     .global trap_from_user_level
     .align 16
     trap_from_user_level:
-        cld
-        push rax
-        mov rax, [{CURRENT}]
-        SAVE_TO rax
-        pop rcx
-        mov [rax + {RAX}], rcx
-        mov rcx, [rsp + 16]
-        mov [rax + {RIP}], rcx
-        mov rcx, [rsp + 32]
-        mov [rax + {RFLAGS}], rcx
-        mov rcx, [rsp + 40]
-        mov [rax + {RSP}], rcx
-        mov qword ptr [rax + {EXIT}], {EXIT_IRET}
+        SAVE_TRAP 16
         mov rdi, [rsp]
         mov rsi, [rsp + 8]
         mov rdx, rax
@@ -177,6 +187,24 @@ global_asm!(
         call {trap_from_user}
         mov rdi, rax
         jmp exit_to_user
+
+    # --- page faults have a door of their own: stack = error code, RIP, CS, RFLAGS, RSP, SS ----------------------
+    .global page_fault_entry
+    .align 16
+    page_fault_entry:
+        test byte ptr [rsp + 16], 3
+        jz 4f
+        SAVE_TRAP 8
+        mov rdi, rax
+        mov rsi, cr2
+        mov rdx, [rsp]
+        mov rsp, {STACK_TOP}
+        call {page_fault_from_user}
+        mov rdi, rax
+        jmp exit_to_user
+    4:
+        push {PAGE_FAULT}
+        jmp trap_in_kernel
 
     "#,
     R9 = const saved(reg::R9),
@@ -204,13 +232,17 @@ global_asm!(
     IPC_RETURN = const sysret_address(SyscallNo::Ipc) as i32,
     PLAIN_FLAGS = const PLAIN_FLAGS,
     CURRENT = const cpu_field(offset_of!(PerCpu, current)),
-    USER_RSP = const cpu_field(offset_of!(PerCpu, user_rsp)),
+    USER_RSP = const cpu_field(offset_of!(PerCpu, user_word)),
+    USER_RAX = const cpu_field(offset_of!(PerCpu, user_word)),
+    PAGE_FAULT = const super::vectors::PAGE_FAULT,
     STACK_TOP = const cpu_field(cpu_local::KERNEL_STACK_TOP as usize),
     USER_CS = const gdt::USER_CODE,
     USER_SS = const gdt::USER_DATA,
     syscall = sym crate::syscall::syscall_from_user,
     ipc = sym crate::syscall::ipc_from_user,
+    typed_ipc = sym crate::syscall::typed_ipc_from_user,
     trap_from_user = sym crate::trap::trap_from_user,
+    page_fault_from_user = sym crate::trap::page_fault_from_user,
 );
 
 unsafe extern "C" {
@@ -218,6 +250,8 @@ unsafe extern "C" {
     safe static syscall_complete: u8;
     /// SYSCALL entry with the short paths first.
     safe static syscall_short: u8;
+    /// Page faults, from user level and in the kernel.
+    safe static page_fault_entry: u8;
     fn exit_to_user(next: u64) -> !;
 }
 
@@ -271,6 +305,14 @@ pub fn init(fastpath: bool) {
 const STAR: u32 = 0xC000_0081;
 const LSTAR: u32 = 0xC000_0082;
 const SFMASK: u32 = 0xC000_0084;
+
+/// Address of the code for `vector` once threads run, if that has a door of its own.
+pub fn door(vector: u8) -> Option<u64> {
+    match vector {
+        super::vectors::PAGE_FAULT => Some(&raw const page_fault_entry as u64),
+        _ => None,
+    }
+}
 
 /// Leaves the kernel for the first time on this CPU.
 pub fn start(next: &Tcb) -> ! {

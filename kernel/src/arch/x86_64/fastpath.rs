@@ -185,7 +185,7 @@ global_asm!(
     .align 16
     ipc_words:
         test r9d, {NOT_ONLY_WORDS}
-        jnz syscall_complete
+        jnz syscall_typed_ipc
         IPC_CHECKS words
     ipc_words_commit:
         # ---- point of no return ----

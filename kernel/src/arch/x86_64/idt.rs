@@ -7,7 +7,7 @@ use x86_64::structures::DescriptorTablePointer;
 
 use super::gdt::{self, ist};
 use super::paging::IDT_PAGE;
-use super::{traps, vectors};
+use super::{entry, traps, vectors};
 
 /// One entry as the processor reads it (SDM 3A 6.14.1).
 type Gate = [u64; 2];
@@ -32,7 +32,8 @@ fn entry_of(vector: u8) -> Entry {
         vectors::MACHINE_CHECK => Some(ist::MACHINE_CHECK),
         _ => None,
     };
-    Entry { handler: traps::stub(vector), stack, user: vector == vectors::BREAKPOINT }
+    let handler = entry::door(vector).unwrap_or_else(|| traps::stub(vector));
+    Entry { handler, stack, user: vector == vectors::BREAKPOINT }
 }
 
 /// All gates are interrupt gates: the kernel runs with interrupts off.

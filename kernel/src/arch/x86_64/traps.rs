@@ -68,6 +68,7 @@ global_asm!(
     trap_common:
         test byte ptr [rsp + 24], 3
         jnz trap_from_user_level
+    .global trap_in_kernel
     trap_in_kernel:
         push rax
         push rcx

@@ -1,0 +1,87 @@
+//! Short paths in Rust: messages that the kernel makes, and their answers, between threads of this CPU about which
+//! nothing is special.
+//!
+//! Like those in assembly (`arch::x86_64::fastpath`) each is a list of checks, a point of no return, no failure, and
+//! does exactly what the complete path (`kernel_msg`, `transfer`, `space::mapping`) would: without them everything
+//! works the same (`fastpath=off`). They compare with the CPU's expected key, which no thread has while the running
+//! thread is special or the short paths are off.
+//!
+//! What the complete path keeps in [`Outer`](crate::thread::tcb::Outer) is not touched: outside a kernel IPC it is
+//! always that of a thread at user level.
+
+use kcore::ipc::{Awaited, Key, State};
+use l4abi::fpage::Rights;
+use l4abi::proto;
+
+use crate::ipc::kernel_msg::KernelIpc;
+use crate::ipc::{Call, result, takes_plainly};
+use crate::sched::percpu::PerCpu;
+use crate::space::{self, mapping};
+use crate::thread::tcb::{TcbRef, reg};
+use crate::thread::{self, utcb};
+
+/// The thread with global id `to`, if it waits on this CPU for a message of `me`, the running thread, and nothing is
+/// special about either.
+#[inline(always)]
+fn partner(cpu: &PerCpu, me: TcbRef, to: u64) -> Option<TcbRef> {
+    let dest = thread::lookup_at_once(to)?;
+    (dest.key.get() == cpu.expected_key.get() && takes_plainly(dest, me)).then_some(dest)
+}
+
+/// `dest` has got a message of `me`, except for its words, and can run; `me` waits for the answer.
+#[inline(always)]
+fn hand_over(cpu: &PerCpu, me: TcbRef, dest: TcbRef, to: u64, tag: u64) {
+    dest.set_reg(reg::R9, tag);
+    dest.set_reg(reg::RSI, result::name_for(me, dest));
+    dest.set_reg(reg::RDI, dest.local_id.get());
+    dest.key.set(cpu.plain_ready());
+    me.awaited.set(to);
+    me.key.set(cpu.plain_waiting() | Key::KERNEL_IPC);
+}
+
+/// The page fault of `me` at `address` goes to its pager, who runs next.
+#[inline(always)]
+pub fn page_fault(cpu: &PerCpu, me: TcbRef, address: u64, access: u8) -> Option<TcbRef> {
+    let to = utcb::pager(me);
+    let pager = partner(cpu, me, to)?;
+    if space::is_sigma0(me) {
+        return None;
+    }
+    // Point of no return.
+    let ip = me.reg(reg::RIP);
+    me.kernel_ipc.set(KernelIpc::PageFault(address, ip, access));
+    pager.set_reg(reg::RAX, address);
+    pager.set_reg(reg::RBX, ip);
+    let fault = proto::PageFault { access: Rights::from_bits_truncate(access), addr: 0, ip: 0 };
+    hand_over(cpu, me, pager, to, fault.tag().raw());
+    Some(pager)
+}
+
+/// The answer of `me`, the running thread, to a page fault: one item that maps one small page. `me` waits then, and
+/// the thread that faulted runs next.
+#[inline(always)]
+pub fn answer(cpu: &PerCpu, me: TcbRef, call: Call) -> Option<TcbRef> {
+    /// The bits of a tag that say what a message consists of, and what they are here.
+    const SHAPE: u64 = 0xFFFF;
+    const ONE_ITEM: u64 = 2 << 6;
+    let dest = thread::lookup_at_once(call.to)?;
+    let key = cpu.expected_key.get() | Key::KERNEL_IPC;
+    let usual = call.tag & SHAPE == ONE_ITEM
+        && dest.key.get() == key
+        && dest.awaited.get() == me.id.get()
+        && matches!(dest.kernel_ipc.get(), KernelIpc::PageFault(..))
+        && dest.outer.get().state == State::Ready
+        && (call.from == call.to || call.from == Awaited::ANY.0)
+        && call.timeouts as u16 == 0
+        && me.senders.is_empty();
+    let (from, to) = (me.space.get()?, dest.space.get()?);
+    if !usual || !mapping::one_page(cpu, from, to, me.reg(reg::RAX), me.reg(reg::RBX)) {
+        return None;
+    }
+    // Point of no return.
+    dest.kernel_ipc.set(KernelIpc::None);
+    dest.key.set(cpu.plain_ready());
+    me.awaited.set(call.from);
+    me.key.set(cpu.plain_waiting());
+    Some(dest)
+}
