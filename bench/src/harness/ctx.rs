@@ -3,7 +3,8 @@
 use super::puppet::{self, Outcome, Puppet};
 use super::{IpcCmd, Place, TestResult, ids, pager};
 use crate::{check, need};
-use libl4::sys::{self, Schedule, ThreadControl};
+use l4abi::exregs::Control;
+use libl4::sys::{self, Exregs, Schedule, ThreadControl};
 use libl4::thread::Stack;
 use libl4::{Fpage, Rights, ThreadId, thread, time};
 
@@ -157,6 +158,21 @@ impl Ctx {
     /// need a moment.
     pub fn settle(&self) {
         time::sleep_us(if self.place.same_cpu() { 4_000 } else { 15_000 });
+    }
+
+    /// Waits until `partner` is in this phase of an IPC.
+    ///
+    /// # Errors
+    /// If that takes more than a second.
+    pub fn wait_in(&self, partner: &Puppet, phase: Control) -> TestResult {
+        let limit = time::now_us() + 1_000_000;
+        loop {
+            if need!(sys::exchange_registers(partner.id, Exregs::default())).state == phase {
+                return Ok(());
+            }
+            check!(time::now_us() < limit, "never in {phase:?}");
+            time::sleep_us(300);
+        }
     }
 
     /// Does an IPC in the runner itself.

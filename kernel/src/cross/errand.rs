@@ -6,7 +6,7 @@ use l4abi::syscall::SyscallNo;
 
 use crate::cross::{reach, transfer};
 use crate::ipc::result::{Phase, fail};
-use crate::ipc::timeout::Deadline;
+use crate::ipc::timeout::{self, Deadline};
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread;
@@ -23,6 +23,8 @@ pub enum Errand {
     Send {
         /// Receiver.
         dest: u64,
+        /// When it was queued there first; 0 = not yet.
+        since: u64,
     },
     /// Its system call, from the beginning.
     Syscall {
@@ -62,12 +64,14 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
             t.set_state(State::Ready);
             crate::ipc::receive_phase(cpu, t, t.then_receive.get(), Next::Schedule)
         }
-        Errand::Send { dest } => match thread::lookup(dest) {
+        Errand::Send { dest, since } => match thread::lookup(dest) {
             None => {
                 sched::clear_wakeup(cpu, t);
                 fail(cpu, t, Phase::Send, IpcCode::NoPartner, 0)
             }
-            Some(d) if reach(cpu, t, d, Errand::Send { dest }) => send_here(cpu, t, d),
+            Some(d) if reach(cpu, t, d, Errand::Send { dest, since }) => {
+                send_here(cpu, t, d, since)
+            }
             Some(_) => Next::Schedule,
         },
         Errand::Syscall { call } => {
@@ -88,14 +92,21 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
     }
 }
 
-/// The send phase of `me`, which has come to the CPU of `dest`.
-pub fn send_here(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
+/// The send phase of `me`, which has come to the CPU of `dest`. If it was queued at `dest` before, it gets its turn
+/// back: others may have come before it this time.
+pub fn send_here(cpu: &PerCpu, me: TcbRef, dest: TcbRef, since: u64) -> Next {
     // A sender that followed its partner to here keeps its deadline. The time of a thread in a kernel-made
     // message is that of the transfer around it.
     let carried = me.key().has(Key::TIMED) && !me.key().has(Key::KERNEL_IPC);
     let deadline = carried.then(|| Deadline::At(me.wake_link.at()));
     if carried {
         sched::clear_wakeup(cpu, me);
+    }
+    let ready = dest.state() == State::Waiting && crate::ipc::takes(dest, me);
+    if since != 0 && !ready {
+        let deadline = deadline.unwrap_or_else(|| timeout::send_deadline(me));
+        crate::ipc::poll_since(cpu, me, dest, deadline, since);
+        return Next::Schedule;
     }
     crate::ipc::send_local(cpu, me, dest, deadline)
 }

@@ -190,9 +190,9 @@ pub fn depart(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand) {
     let followers = List::<TcbRef, Sender>::new();
     dispatch(cpu, t, to, errand, &followers);
     while let Some(s) = followers.pop() {
-        let Some(dest) = s.travel.follows.take() else { continue };
+        let errand = Errand::Send { dest: s.travel.follows.take(), since: s.travel.since.get() };
         s.set_state(State::Remote);
-        dispatch(cpu, s, to, Errand::Send { dest }, &followers);
+        dispatch(cpu, s, to, errand, &followers);
     }
 }
 
@@ -200,7 +200,7 @@ fn dispatch(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand, followers: &List<T
     debug_assert!(to != cpu.number() && t.key().cpu() == cpu.number());
     while let Some(s) = t.senders.pop() {
         s.partner.set(None);
-        s.travel.follows.set(Some(t.id.get()));
+        s.travel.follows.set(t.id.get());
         followers.push_back(s);
     }
     cpu.ready.dequeue(t, t.priority.get());
@@ -337,8 +337,8 @@ pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
         return fail(cpu, me, Phase::Send, IpcCode::WouldCross, offset);
     }
     count(Counter::CrossIpc);
-    match reach(cpu, me, dest, Errand::Send { dest: dest.id.get() }) {
-        true => errand::send_here(cpu, me, dest),
+    match reach(cpu, me, dest, Errand::Send { dest: dest.id.get(), since: 0 }) {
+        true => errand::send_here(cpu, me, dest, 0),
         false => Next::Schedule,
     }
 }
@@ -363,6 +363,6 @@ pub fn meet_at_home(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Next {
     let id = dest.id.get();
     depart(cpu, dest, home, Errand::Home);
     sender.set_state(State::Remote);
-    depart(cpu, sender, home, Errand::Send { dest: id });
+    depart(cpu, sender, home, Errand::Send { dest: id, since: 0 });
     Next::Schedule
 }

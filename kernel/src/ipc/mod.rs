@@ -22,6 +22,7 @@ use l4abi::error::IpcCode;
 use l4abi::id::ThreadId;
 use l4abi::tag::{MAX_WORDS, MsgTag, TagFlags};
 
+use crate::arch::x86_64::cpu_ops;
 use crate::ipc::result::{Phase, fail};
 use crate::ipc::transfer::Outcome;
 use crate::sched::percpu::PerCpu;
@@ -209,9 +210,15 @@ fn not_ready(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: Option<timeout::D
 
 /// Queues `me` at `dest` until that takes its message.
 pub fn poll_at(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: timeout::Deadline) {
+    poll_since(cpu, me, dest, deadline, cpu_ops::rdtsc());
+}
+
+/// The same, in the turn of one that is queued since then (clock ticks).
+pub fn poll_since(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: timeout::Deadline, since: u64) {
     me.set_state(State::Polling);
     me.partner.set(Some(dest));
-    dest.senders.push_back(me);
+    me.travel.since.set(since);
+    dest.senders.insert_by(me, |s| s.travel.since.get());
     timeout::start(cpu, me, deadline);
 }
 
@@ -330,8 +337,7 @@ fn receive_phase_full(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Nex
         return go_on(cpu, me, partner);
     }
     let Some(awaited) = awaited(me, from) else {
-        let _ = fail(cpu, me, Phase::Receive, IpcCode::NoPartner, 0);
-        return go_on(cpu, me, partner);
+        return receive_failed(cpu, me, IpcCode::NoPartner, partner);
     };
     me.awaited.set(awaited.0);
     if me.key().has(Key::VISITING) && !crate::cross::may_wait_here(cpu, me, awaited.0) {
@@ -355,10 +361,7 @@ fn receive_phase_full(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Nex
         return go_on(cpu, me, partner);
     }
     match timeout::receive_deadline(me) {
-        timeout::Deadline::Now => {
-            let _ = fail(cpu, me, Phase::Receive, IpcCode::Timeout, 0);
-            go_on(cpu, me, partner)
-        }
+        timeout::Deadline::Now => receive_failed(cpu, me, IpcCode::Timeout, partner),
         deadline => {
             me.set_state(State::Waiting);
             timeout::start(cpu, me, deadline);
@@ -368,6 +371,19 @@ fn receive_phase_full(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Nex
             }
         }
     }
+}
+
+/// The receive phase of `me` fails at once; `partner` becomes ready beside it.
+fn receive_failed(cpu: &PerCpu, me: TcbRef, code: IpcCode, partner: Next) -> Next {
+    if let Next::Thread(p) = partner
+        && p != me
+    {
+        sched::enqueue(cpu, p);
+    }
+    let current = cpu.current.get() == me;
+    // A visitor is on its way home after this: nothing here may touch it any more.
+    let next = fail(cpu, me, Phase::Receive, code, 0);
+    if current { next } else { partner }
 }
 
 /// `me`, current and about to wait, takes the message of `sender`, which is queued at it.

@@ -111,13 +111,18 @@ fn apply(cpu: &PerCpu, me: TcbRef, t: TcbRef, control: Control, new: &Values) ->
     if control.intersects(Control::SET_SP | Control::SET_IP | Control::SET_FLAGS) {
         change_user_state(me, t, control, new);
     }
-    if control.contains(Control::SET_HALT) {
-        set_halted(cpu, t, control.contains(Control::HALT));
+    if control.contains(Control::SET_HALT | Control::HALT) {
+        t.set_flag(Key::HALTED);
+    } else if control.contains(Control::SET_HALT) {
+        t.clear_flag(Key::HALTED);
     }
-    // Last: the thread may leave for the CPU of its partner.
+    // The thread may leave with this: for the CPU of its partner, or, being a visitor, for home.
     if control.intersects(Control::RECEIVE | Control::SEND) {
         let receive = control.contains(Control::RECEIVE);
         cancel::abort(cpu, t, receive, control.contains(Control::SEND));
+    }
+    if control.contains(Control::SET_HALT) && t.key().cpu() == cpu.number() && t.is_runnable() {
+        sched::enqueue(cpu, t);
     }
     match t == me && t.key().has(Key::HALTED) {
         true => Next::Schedule,
@@ -141,16 +146,5 @@ fn change_user_state(me: TcbRef, t: TcbRef, control: Control, new: &Values) {
     if control.contains(Control::SET_IP) || t != me {
         t.exit.set(Exit::Iret);
         t.set_flag(Key::CHANGED);
-    }
-}
-
-fn set_halted(cpu: &PerCpu, t: TcbRef, halted: bool) {
-    if halted {
-        t.set_flag(Key::HALTED);
-        return;
-    }
-    t.clear_flag(Key::HALTED);
-    if t.is_runnable() {
-        sched::enqueue(cpu, t);
     }
 }

@@ -175,8 +175,10 @@ pub struct Travel {
     pub page: Cell<u64>,
     /// Wake-up that it carries, µs; `u64::MAX` = none.
     pub deadline: Cell<u64>,
-    /// Global id of the thread it was queued at and now follows.
-    pub follows: Cell<Option<u64>>,
+    /// Global id of the thread it was queued at and now follows; 0 = none.
+    pub follows: Cell<u64>,
+    /// When it was queued at its partner first, in clock ticks: one that follows its partner keeps its turn.
+    pub since: Cell<u64>,
     /// What it does where it arrives.
     pub errand: Cell<Errand>,
     /// CPUs on which the translation of its slot is known to be right, a bit each.
@@ -202,7 +204,8 @@ impl Travel {
         self.set_home(cpu);
         self.page.set(page);
         self.deadline.set(u64::MAX);
-        self.follows.set(None);
+        self.follows.set(0);
+        self.since.set(0);
         self.errand.set(Errand::Home);
         for (word, known) in self.known.iter().enumerate() {
             let own = usize::from(cpu / 64) == word;

@@ -2,6 +2,7 @@
 
 use crate::harness::{Ctx, IpcCmd, Outcome, TestResult};
 use crate::{check, check_eq, tests};
+use l4abi::exregs::Control;
 use libl4::{MsgTag, ThreadId, Time};
 
 tests! {
@@ -233,6 +234,8 @@ fn ipc_queue_is_fifo(ctx: &mut Ctx) -> TestResult {
     let partners = [ctx.puppet()?, ctx.puppet()?, ctx.puppet()?, ctx.puppet()?];
     for (i, partner) in partners.iter().enumerate() {
         partner.start_ipc(&IpcCmd::send(ctx.me()).words(1, &[i as u64]))?;
+        // A partner on another CPU arrives when it arrives: its turn is a promise only from then on.
+        ctx.wait_in(partner, Control::SEND)?;
         ctx.settle();
     }
     for want in 0..4u64 {

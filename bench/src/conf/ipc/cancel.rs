@@ -129,17 +129,6 @@ fn ipc_cancel_spares_a_running_thread(ctx: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-/// Waits until the partner is in this phase.
-fn wait_for(partner: &Puppet, state: Control) -> TestResult {
-    for _ in 0..200 {
-        if abort(partner, Control::empty())?.state == state {
-            return Ok(());
-        }
-        libl4::time::sleep_us(300);
-    }
-    Err(crate::harness::fail(line!(), format_args!("never in state {state:?}")))
-}
-
 fn ipc_cancel_many_rounds(ctx: &mut Ctx) -> TestResult {
     let partner = ctx.puppet()?;
     for round in 0..100u64 {
@@ -147,7 +136,7 @@ fn ipc_cancel_many_rounds(ctx: &mut Ctx) -> TestResult {
         if round % 2 == 0 {
             check_eq!(ctx.ipc(&IpcCmd::receive(partner.id)).mr[1], round);
         }
-        wait_for(&partner, if round % 2 == 0 { Control::RECEIVE } else { Control::SEND })?;
+        ctx.wait_in(&partner, if round % 2 == 0 { Control::RECEIVE } else { Control::SEND })?;
         abort(&partner, Control::ABORT_IPC)?;
         let phase = if round % 2 == 0 { Phase::Receive } else { Phase::Send };
         check_error(&partner.finish()?, phase)?;
@@ -157,14 +146,15 @@ fn ipc_cancel_many_rounds(ctx: &mut Ctx) -> TestResult {
 
 fn ipc_cancel_keeps_timeouts_apart(ctx: &mut Ctx) -> TestResult {
     let partner = ctx.puppet()?;
-    let short = IpcCmd::receive(ctx.me()).timeouts(Time::NEVER, Time::period_us(20_000));
+    // Long enough that the cancel comes first, however slow the other CPU is.
+    let short = IpcCmd::receive(ctx.me()).timeouts(Time::NEVER, Time::period_us(300_000));
     partner.start_ipc(&short)?;
-    ctx.settle();
+    ctx.wait_in(&partner, Control::RECEIVE)?;
     abort(&partner, Control::RECEIVE)?;
     check_error(&partner.finish()?, Phase::Receive)?;
-    let long = IpcCmd::receive(partner.id).timeouts(Time::NEVER, Time::period_us(60_000));
+    let long = IpcCmd::receive(partner.id).timeouts(Time::NEVER, Time::period_us(500_000));
     let got = partner.run_ipc(&long)?;
     check_eq!(got.ipc_error().map(|e| e.code), Some(IpcCode::Timeout));
-    check!(got.took_us > 55_000, "woke after {} us", got.took_us);
+    check!(got.took_us > 450_000, "woke after {} us", got.took_us);
     Ok(())
 }

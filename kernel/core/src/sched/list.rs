@@ -101,6 +101,34 @@ impl<H: Copy, Q> List<H, Q> {
         }
     }
 
+    /// Puts `h` behind all elements whose `rank` is not above its own; the queue is in that order. An element that
+    /// is already on a queue of this kind stays where it is.
+    pub fn insert_by(&self, h: H, rank: impl Fn(H) -> u64)
+    where
+        H: Linked<Q>,
+    {
+        if h.link().is_queued() {
+            return;
+        }
+        let Some(head) = self.head.get() else { return self.push_back(h) };
+        // From the end: nearly always it is the last.
+        let mut next = head;
+        while let Some(prev) = next.link().prev.get() {
+            if rank(prev) <= rank(h) {
+                break;
+            }
+            next = prev;
+            if next == head {
+                return self.push_front(h);
+            }
+        }
+        let Some(prev) = next.link().prev.get() else { return };
+        h.link().next.set(Some(next));
+        h.link().prev.set(Some(prev));
+        prev.link().next.set(Some(h));
+        next.link().prev.set(Some(h));
+    }
+
     /// Puts `h` first; an element that is already on a queue of this kind stays where it is.
     #[inline]
     pub fn push_front(&self, h: H)
@@ -177,5 +205,99 @@ impl<H: Copy, Q> List<H, Q> {
 impl<H: Copy, Q> Default for List<H, Q> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Rng, rounds};
+    use std::collections::VecDeque;
+
+    struct Element {
+        link: Link<Handle>,
+        rank: Cell<u64>,
+    }
+
+    thread_local! {
+        static ELEMENTS: &'static [Element] = Box::leak(
+            (0..16).map(|_| Element { link: Link::new(), rank: Cell::new(0) }).collect(),
+        );
+    }
+
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    struct Handle(usize);
+
+    impl Handle {
+        fn element(self) -> &'static Element {
+            &ELEMENTS.with(|e| *e)[self.0]
+        }
+    }
+
+    impl Linked<()> for Handle {
+        fn link(&self) -> &Link<Self> {
+            &self.element().link
+        }
+    }
+
+    fn content(list: &List<Handle, ()>) -> Vec<Handle> {
+        let mut seen = vec![];
+        list.find(|h| {
+            seen.push(h);
+            false
+        });
+        seen
+    }
+
+    #[test]
+    fn behaves_like_a_deque() {
+        let (list, mut oracle) = (List::<Handle, ()>::new(), VecDeque::new());
+        let mut rng = Rng::new(11);
+        for _ in 0..rounds(100_000) {
+            let h = Handle(rng.below(16) as usize);
+            let queued = oracle.contains(&h);
+            match rng.below(6) {
+                0 => {
+                    list.push_back(h);
+                    (!queued).then(|| oracle.push_back(h));
+                }
+                1 => {
+                    list.push_front(h);
+                    (!queued).then(|| oracle.push_front(h));
+                }
+                2 if queued => {
+                    list.remove(h);
+                    oracle.retain(|&o| o != h);
+                }
+                3 => assert_eq!(list.pop(), oracle.pop_front()),
+                4 => {
+                    list.rotate();
+                    (!oracle.is_empty()).then(|| oracle.rotate_left(1));
+                }
+                _ => assert_eq!(list.first(), oracle.front().copied()),
+            }
+            assert!(content(&list).iter().eq(oracle.iter()));
+        }
+    }
+
+    #[test]
+    fn ranks_keep_their_turn_and_equals_the_order_of_arrival() {
+        let list = List::<Handle, ()>::new();
+        let mut oracle: Vec<Handle> = vec![];
+        let mut rng = Rng::new(12);
+        let rank = |h: Handle| h.element().rank.get();
+        for _ in 0..rounds(50_000) {
+            let h = Handle(rng.below(16) as usize);
+            if oracle.contains(&h) {
+                list.remove(h);
+                oracle.retain(|&o| o != h);
+            } else {
+                h.element().rank.set(rng.below(8));
+                list.insert_by(h, rank);
+                oracle.push(h);
+                oracle.sort_by_key(|&h| rank(h));
+            }
+            assert_eq!(content(&list), oracle);
+        }
     }
 }
