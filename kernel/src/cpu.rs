@@ -20,6 +20,7 @@ use crate::cross::quarantine::Quarantine;
 use crate::cross::shootdown::Request;
 use crate::memory::home::Magazine;
 use crate::sched::percpu::PerCpu;
+use crate::util::sealed;
 
 /// The block at the start of the CPU-local window.
 ///
@@ -148,8 +149,10 @@ pub struct NodePage {
 
 const _: () = assert!(size_of::<NodePage>() as u64 <= layout::PAGE_SIZE);
 
-/// The boot processor runs on its own CPU-local window; from here on every CPU does.
-static LOCAL_WINDOW_LIVE: AtomicBool = AtomicBool::new(false);
+sealed! {
+    /// The boot processor runs on its own CPU-local window; from here on every CPU does.
+    static LOCAL_WINDOW_LIVE: AtomicBool = AtomicBool::new(false);
+}
 
 /// Called once, by the boot processor, after the switch to the kernel address space.
 pub fn local_window_is_live() {

@@ -20,13 +20,16 @@ use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread;
 use crate::thread::tcb::{TcbRef, reg};
+use crate::util::sealed;
 
 /// Global ids of the handlers; 0 = not attached.
 static HANDLERS: [AtomicU64; MAX_SYSTEM_BASE as usize] =
     [const { AtomicU64::new(0) }; MAX_SYSTEM_BASE as usize];
 
-/// Number of lines, set once at boot.
-static LINES: AtomicU32 = AtomicU32::new(0);
+sealed! {
+    /// Number of lines, set once at boot.
+    static LINES: AtomicU32 = AtomicU32::new(0);
+}
 
 /// Says how many interrupt lines the machine has.
 pub fn init(lines: u32) {

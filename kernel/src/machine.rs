@@ -10,6 +10,7 @@ use spin::Once;
 
 use crate::arch::x86_64::ioapic::{IoApicInfo, MAX_IO_APICS, MAX_OVERRIDES, Override};
 use crate::arch::x86_64::regs::Features;
+use crate::util::sealed;
 
 /// The machine.
 pub struct Machine {
@@ -41,7 +42,9 @@ pub struct Machine {
     pub pm_timer: Option<u16>,
 }
 
-static MACHINE: Once<Machine> = Once::new();
+sealed! {
+    static MACHINE: Once<Machine> = Once::new();
+}
 
 /// Called once, by the boot processor.
 pub fn set(machine: Machine) -> &'static Machine {

@@ -4,16 +4,19 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arch::x86_64::{apic, clock, cpu_ops};
 use crate::sched::percpu::PerCpu;
+use crate::util::sealed;
 
 /// Fraction bits of the two factors.
 pub const SHIFT: u32 = 32;
 
-/// Time-stamp counter at clock zero.
-static TSC_ZERO: AtomicU64 = AtomicU64::new(0);
-/// Microseconds per TSC tick, as a fraction of 2^32.
-static US_PER_TICK: AtomicU64 = AtomicU64::new(0);
-/// Timer ticks per microsecond, as a fraction of 2^32.
-static TIMER_TICKS_PER_US: AtomicU64 = AtomicU64::new(0);
+sealed! {
+    /// Time-stamp counter at clock zero.
+    static TSC_ZERO: AtomicU64 = AtomicU64::new(0);
+    /// Microseconds per TSC tick, as a fraction of 2^32.
+    static US_PER_TICK: AtomicU64 = AtomicU64::new(0);
+    /// Timer ticks per microsecond, as a fraction of 2^32.
+    static TIMER_TICKS_PER_US: AtomicU64 = AtomicU64::new(0);
+}
 
 /// Starts the clock. The clocks are calibrated.
 pub fn init() {

@@ -2,6 +2,19 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+/// Statics that the boot processor writes during boot and nobody after it. Every node has a copy at the same address
+/// (`arch::x86_64::paging::publish_sealed`), so reading them is a local access everywhere; once boot is over they are
+/// mapped read-only. Other CPUs must not store to them even while they start: theirs is a copy.
+macro_rules! sealed {
+    ($($(#[$doc:meta])* $vis:vis static $name:ident: $kind:ty = $value:expr;)+) => { $(
+        $(#[$doc])*
+        #[cfg_attr(target_os = "none", expect(unsafe_code, reason = "only names the section of the linker script"))]
+        #[cfg_attr(target_os = "none", unsafe(link_section = ".sealed"))]
+        $vis static $name: $kind = $value;
+    )+ };
+}
+pub(crate) use sealed;
+
 /// A word that its owner writes and that anybody may read: plain loads and stores, no ordering.
 ///
 /// Where an order between words matters (mailboxes, acknowledgements) the atomics of that protocol are used

@@ -24,6 +24,7 @@ use kcore::types::{CpuId, PhysAddr};
 use crate::arch::x86_64::apic;
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::cpu_ops::{self, ExitCode};
+use crate::arch::x86_64::paging;
 use crate::arch::x86_64::selftest as probe;
 pub use crate::panic::fatal;
 use crate::{cpu, machine, selftest};
@@ -124,4 +125,5 @@ fn services() {
     if crate::space::env::init().is_err() {
         fatal(format_args!("no memory for the mapping database"));
     }
+    paging::seal();
 }

@@ -7,6 +7,8 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use kcore::layout::{self, CPU_LOCAL, cpu_local};
+use kcore::pool::Pools;
+use kcore::topology::Topology;
 use kcore::types::{NodeId, PhysAddr, VirtAddr};
 
 use crate::arch::x86_64::{apic, image, paging, regs, tables};
@@ -23,6 +25,8 @@ pub enum Item {
     Text,
     /// Kernel read-only data.
     Rodata,
+    /// Kernel data that are constant after boot.
+    Sealed,
     /// Kernel data, shared by all nodes.
     Data,
     /// CPU block.
@@ -58,6 +62,7 @@ const ITEMS: [(Item, &str, u64); Observed::ITEMS] = {
         (Item::Root, "root", 0),
         (Item::Text, "text", layout::KERNEL_IMAGE.as_u64()),
         (Item::Rodata, "rodata", 0),
+        (Item::Sealed, "sealed", 0),
         (Item::Data, "data", 0),
         (Item::Block, "block", local + cpu_local::BLOCK),
         (Item::Stack, "stack", local + cpu_local::KERNEL_STACK),
@@ -87,7 +92,7 @@ pub struct Observed {
 
 impl Observed {
     /// Number of items.
-    pub const ITEMS: usize = 16;
+    pub const ITEMS: usize = 17;
 
     /// Nothing found yet.
     pub const fn new() -> Self {
@@ -130,6 +135,7 @@ pub fn observe() {
     for (item, _, virt) in ITEMS {
         let virt = match item {
             Item::Rodata => image::rodata().start,
+            Item::Sealed => image::sealed().start,
             Item::Data => image::data().start,
             _ => virt,
         };
@@ -150,19 +156,26 @@ pub fn observe() {
     found.apic_id.store(apic::id().get(), Ordering::Relaxed);
 }
 
+/// The node that shared kernel data lie on: the boot processor's.
+pub fn data_home(pools: &Pools, topology: &Topology) -> NodeId {
+    pools.home_of(topology.cpus().first().map_or(NodeId::new(0), |cpu| cpu.node))
+}
+
 /// Everything of a CPU lies where the options say it should: on `node`, or on the first node for what an
 /// option takes off its node.
 pub fn as_intended(machine: &Machine, node: NodeId, found: &Observed) -> bool {
     let options = &machine.options;
     let first = crate::memory::home_of(NodeId::new(0));
+    let data = data_home(crate::memory::pools(), machine.topology);
     let items_fit = found.items().all(|(item, _, phys)| {
-        let shared = match item {
-            Item::Text | Item::Rodata => !options.text_replication,
-            Item::Data => true,
-            Item::Root => !options.page_table_replication,
-            _ => false,
+        let home = match item {
+            Item::Text | Item::Rodata if !options.text_replication => first,
+            Item::Sealed if !options.text_replication => data,
+            Item::Data => data,
+            Item::Root if !options.page_table_replication => first,
+            _ => node,
         };
-        machine.topology.node_of(phys) == Some(if shared { first } else { node })
+        machine.topology.node_of(phys) == Some(home)
     });
     let (tables, local) = found.tables();
     let tables_fit =

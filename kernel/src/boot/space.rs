@@ -4,7 +4,7 @@ use kcore::layout::PAGE_SIZE;
 use kcore::pool::Pools;
 use kcore::types::{CpuId, NodeId, PhysAddr};
 
-use super::{fatal, stages};
+use super::{fatal, placement, stages};
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::paging::{self, Devices, ImageHome, NodeParts, NodeSpace, NodeSpaces};
 use crate::arch::x86_64::tables::TableError;
@@ -19,21 +19,23 @@ pub fn address_space(pools: stages::Pools, window: BootWindow) -> ! {
     let topology = machine.topology;
     let directory = memory::boot_pools(&window);
     let first = directory.home_of(NodeId::new(0));
-    // Data is shared by all nodes, so it has one home; the copy is made at the switch.
-    let data = match alloc(directory, first, image::data()) {
+    // Data is shared by all nodes, so it has one home: that of the boot processor, which writes what is sealed later.
+    // The copy is made at the switch.
+    let boot_node = placement::data_home(directory, topology);
+    let data = match alloc(directory, boot_node, image::writable()) {
         Ok(data) => data,
-        Err(error) => fatal(format_args!("node {first}: kernel data: {error:?}")),
+        Err(error) => fatal(format_args!("node {boot_node}: kernel data: {error:?}")),
     };
     let mut spaces = NodeSpaces::new(NO_SPACE);
     for node in topology.nodes().filter(|&node| directory.pool(node).is_some()) {
         let shared = spaces.first().map(|(_, space)| space.image);
         let home = match shared {
             Some(image) if !machine.options.text_replication => Ok(image),
-            _ => replicate(
-                directory,
-                if machine.options.text_replication { node } else { first },
-                data,
-            ),
+            _ => {
+                let home = if machine.options.text_replication { node } else { first };
+                let shared = node == boot_node || !machine.options.text_replication;
+                replicate(directory, home, data, shared)
+            }
         };
         let table_node = if machine.options.page_table_replication { node } else { first };
         let space = home.and_then(|image| {
@@ -67,7 +69,12 @@ const NO_SPACE: (NodeId, NodeSpace) = (
         root: PhysAddr::ZERO,
         node_page: PhysAddr::ZERO,
         no_ports: PhysAddr::ZERO,
-        image: ImageHome { text: PhysAddr::ZERO, rodata: PhysAddr::ZERO, data: PhysAddr::ZERO },
+        image: ImageHome {
+            text: PhysAddr::ZERO,
+            rodata: PhysAddr::ZERO,
+            sealed: PhysAddr::ZERO,
+            data: PhysAddr::ZERO,
+        },
     },
 );
 
@@ -86,14 +93,24 @@ fn alloc(
     memory::alloc_pages_of(directory, node, pages).map_err(|_| TableError::OutOfMemory)
 }
 
-/// Copies the kernel's text and read-only data into a node.
-fn replicate(directory: &Pools, node: NodeId, data: PhysAddr) -> Result<ImageHome, TableError> {
+/// Copies the kernel's text and read-only data into a node. `writable` is where the data are that all share; the node
+/// shares what is sealed later, too, or gets memory for a copy.
+fn replicate(
+    directory: &Pools,
+    node: NodeId,
+    writable: PhysAddr,
+    share_sealed: bool,
+) -> Result<ImageHome, TableError> {
     let copy = |part: core::ops::Range<u64>| {
         let phys = alloc(directory, node, part.clone())?;
         paging::copy_image(part, phys);
         Ok(phys)
     };
-    Ok(ImageHome { text: copy(image::text())?, rodata: copy(image::rodata())?, data })
+    let (text, rodata) = (copy(image::text())?, copy(image::rodata())?);
+    let part = image::sealed();
+    let data = writable.offset(part.end - part.start);
+    let sealed = if share_sealed { writable } else { alloc(directory, node, part)? };
+    Ok(ImageHome { text, rodata, sealed, data })
 }
 
 /// Builds the spaces of all CPUs; returns the boot processor's root.

@@ -16,9 +16,10 @@ use super::handoff::{Handoff, MemoryKind};
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::paging;
 use crate::arch::x86_64::regs::Features;
-use crate::arch::x86_64::{apic, clock, cpu_start, image, ioapic, regs, tables, trampoline};
+use crate::arch::x86_64::{apic, clock, cpu_start, fpu, image, ioapic, regs, tables, trampoline};
 use crate::cpu;
 use crate::machine::{self, Machine};
+use crate::util::sealed;
 use crate::{memory, println};
 
 /// Lines can be printed.
@@ -92,7 +93,7 @@ pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> M
         println!("memory map: {lost} ranges did not fit and are not used");
     }
     map.archive = handoff.archive.map(|(start, len)| PhysRange::from_len(start, len));
-    let image = [image::text(), image::rodata(), image::data()];
+    let image = [image::text(), image::rodata(), image::writable()];
     for virt in image.into_iter().flat_map(|range| range.step_by(PAGE_SIZE as usize)) {
         if let Some(at) = tables::walk_boot(window, virt) {
             keep(&mut map.until_switch, PhysRange::from_len(at.phys.as_u64(), PAGE_SIZE));
@@ -138,7 +139,9 @@ pub struct Described {
     features: Features,
 }
 
-static TOPOLOGY: Mutex<Topology> = Mutex::new(Topology::EMPTY);
+sealed! {
+    static TOPOLOGY: Mutex<Topology> = Mutex::new(Topology::EMPTY);
+}
 
 /// Firmware tables to nodes, CPUs and distances.
 pub fn topology(map: MemoryMap, handoff: &Handoff, window: &BootWindow) -> Described {
@@ -235,6 +238,8 @@ pub fn boot_processor() -> BootProcessor {
     cpu_start::load_tables();
     ioapic::mask_8259();
     apic::init();
+    // Again when it becomes ready for threads; what is chosen has to be known before data are sealed.
+    fpu::init(machine::get().features.xsave);
     BootProcessor(())
 }
 
@@ -268,6 +273,7 @@ pub fn application_processors(_: Clocks) -> AllUp {
     let machine = machine::get();
     let mut all = AllUp { missing: FixedVec::new(CpuId::new(0)) };
     super::placement::observe();
+    paging::publish_sealed();
     paging::announce(CpuId::new(0), cpu_start::block_address(CpuId::new(0)));
     let wanted = if machine.can_start_cpus {
         machine.options.max_cpus.map_or(usize::MAX, |n| n as usize)

@@ -2,7 +2,8 @@
 //!
 //! A CPU can have translations of a space only while it has the space's root loaded: without process context
 //! identifiers a change of root forgets all others. Every CPU notes its root before it loads it
-//! (`PerCpu::root`), so the exact set is: the CPUs whose noted root is the space's root for them. The initiator
+//! (`PerCpu::root`), so the exact set is: the CPUs whose noted root is the space's root for them. A CPU enters a root
+//! into the space before it notes it, so only the notes of CPUs that the space has a root for are read. The initiator
 //! changes the tables, then (after a fence) reads the notes; a CPU notes, then loads, then walks. So
 //! either the initiator sees the root, or the walk sees the change. Switching writes nothing that others read
 //! unless there is a shootdown.
@@ -93,9 +94,9 @@ pub fn flush(set: &mut FlushSet) {
     } else {
         ranges.iter().for_each(|r| forget_range(cpu, r));
     }
-    tell(cpu, kind, ranges, |number, root| match kind {
+    tell(cpu, kind, ranges, |id| match kind {
         kind::USER => true,
-        _ => ranges.iter().any(|r| has_root(r.space, number, root)),
+        _ => ranges.iter().any(|r| may_have(r.space, id) && runs(r.space, id)),
     });
     set.take_retired(&Kernel);
 }
@@ -111,13 +112,13 @@ pub fn evict(space: DbSpace) {
 pub fn kernel_page(at: VirtAddr) {
     cpulocal::forget_page(at);
     let range = FlushRange { space: DbSpace::NONE, start: at.as_u64(), end: at.as_u64() };
-    tell(this_cpu(), kind::KERNEL_PAGE, &[range], |_, _| true);
+    tell(this_cpu(), kind::KERNEL_PAGE, &[range], |_| true);
 }
 
 /// Lets every CPU forget everything.
 pub fn all() {
     tlb::forget_all();
-    tell(this_cpu(), kind::ALL, &[], |_, _| true);
+    tell(this_cpu(), kind::ALL, &[], |_| true);
 }
 
 /// Whether `root` is the root table of `space` on CPU `number`.
@@ -127,8 +128,21 @@ fn has_root(space: DbSpace, number: usize, root: u64) -> bool {
         && env::space(space).root_on(number) == root
 }
 
-/// Sends a request to the CPUs for which `wanted` (number, loaded root) holds, and waits until all have done it.
-fn tell(cpu: &PerCpu, kind: u64, ranges: &[FlushRange], wanted: impl Fn(usize, u64) -> bool) {
+/// Whether CPU `id` has ever had a root of `space`. The space knows, so asking touches only its home's memory; the CPU's
+/// own note is read only where the answer is yes.
+fn may_have(space: DbSpace, id: CpuId) -> bool {
+    space != DbSpace::PHYSICAL
+        && space != DbSpace::NONE
+        && env::space(space).root_on(id.index()) != 0
+}
+
+/// Whether CPU `id` has the root of `space` loaded, or is about to load it.
+fn runs(space: DbSpace, id: CpuId) -> bool {
+    cpu::root_of(id).is_some_and(|root| has_root(space, id.index(), root))
+}
+
+/// Sends a request to the CPUs for which `wanted` holds, and waits until all have done it.
+fn tell(cpu: &PerCpu, kind: u64, ranges: &[FlushRange], wanted: impl Fn(CpuId) -> bool) {
     // The tables are changed before the roots are read: see the head of the file.
     fence(Ordering::SeqCst);
     let me = usize::from(cpu.number());
@@ -136,10 +150,7 @@ fn tell(cpu: &PerCpu, kind: u64, ranges: &[FlushRange], wanted: impl Fn(usize, u
     let mut asked = false;
     for number in (0..cpu::count()).filter(|&n| n != me) {
         let id = CpuId::new(number as u16);
-        let (Some(shared), Some(root)) = (cpu::shared_of(id), cpu::root_of(id)) else { continue };
-        if !wanted(number, root) {
-            continue;
-        }
+        let Some(shared) = cpu::shared_of(id).filter(|_| wanted(id)) else { continue };
         if !asked {
             cpu::this().shared.request.write(kind, ranges);
             count(Counter::Shootdowns);

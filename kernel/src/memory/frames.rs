@@ -9,6 +9,7 @@ use spin::{Mutex, MutexGuard, Once};
 
 use crate::machine::Machine;
 use crate::sched::this_cpu;
+use crate::util::sealed;
 
 /// The page that is kept because of the firmware's interrupt table.
 pub const FIRST_PAGE_END: PhysAddr = PhysAddr::new(PAGE_SIZE);
@@ -25,8 +26,10 @@ type Table = FixedVec<FrameInfo, { 2 * MAX_RANGES }>;
 
 /// Too large for the stack, so both are built where they stay.
 static KNOWN: Mutex<Table> = Mutex::new(Table::new(NOTHING));
-static RUNS: Mutex<Table> = Mutex::new(Table::new(NOTHING));
-static TABLE: Once<&'static [FrameInfo]> = Once::new();
+sealed! {
+    static RUNS: Mutex<Table> = Mutex::new(Table::new(NOTHING));
+    static TABLE: Once<&'static [FrameInfo]> = Once::new();
+}
 
 /// What the frame at `frame` is, and the run around it that is alike.
 #[inline]

@@ -9,14 +9,16 @@ use spin::Once;
 use crate::memory;
 use crate::memory::{frames, home};
 use crate::space::SpaceRef;
-use crate::util::ServingLock;
+use crate::util::{ServingLock, sealed};
 
 /// The kernel as the mapping database needs it.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel;
 
-/// The top table pair of physical memory's own space.
-static PHYSICAL_TOP: Once<PhysAddr> = Once::new();
+sealed! {
+    /// The top table pair of physical memory's own space.
+    static PHYSICAL_TOP: Once<PhysAddr> = Once::new();
+}
 
 /// Where its tables lie that belong to no node in particular.
 const PHYSICAL_HOME: NodeId = NodeId::new(0);

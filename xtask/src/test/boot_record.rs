@@ -47,10 +47,11 @@ struct Cpu {
 }
 
 /// Physical addresses that a CPU reports about itself.
-const PLACES: [&str; 14] = [
+const PLACES: [&str; 15] = [
     "root",
     "text",
     "rodata",
+    "sealed",
     "block",
     "stack",
     "nmi_stack",

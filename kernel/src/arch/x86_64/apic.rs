@@ -14,6 +14,7 @@ use x2apic::lapic::{IpiAllShorthand, LocalApic, LocalApicBuilder, TimerDivide, T
 use x86_64::registers::model_specific::Msr;
 
 use super::vectors;
+use crate::util::sealed;
 
 /// Where the registers of the local APIC are mapped, in xAPIC mode.
 pub const XAPIC_VIRT: u64 = layout::DEVICE_AREA.as_u64();
@@ -34,8 +35,10 @@ const MODE_OFF: u8 = 0;
 const MODE_XAPIC: u8 = 1;
 const MODE_X2APIC: u8 = 2;
 
-/// Mode of all local APICs; off until the boot processor's is on.
-static MODE: AtomicU8 = AtomicU8::new(MODE_OFF);
+sealed! {
+    /// Mode of all local APICs; off until the boot processor's is on.
+    static MODE: AtomicU8 = AtomicU8::new(MODE_OFF);
+}
 
 fn x2apic_mode() -> bool {
     MODE.load(Ordering::Relaxed) == MODE_X2APIC
@@ -88,7 +91,11 @@ fn read(offset: u64) -> u32 {
 pub fn init() {
     let x2 = super::regs::Features::detect().x2apic;
     let mut apic = handle();
-    MODE.store(if x2 { MODE_X2APIC } else { MODE_XAPIC }, Ordering::Relaxed);
+    let mode = if x2 { MODE_X2APIC } else { MODE_XAPIC };
+    if MODE.load(Ordering::Relaxed) != mode {
+        // The boot processor, before any other runs.
+        MODE.store(mode, Ordering::Relaxed);
+    }
     // SAFETY: interrupts are off, the vectors have handlers, the registers are mapped.
     unsafe {
         apic.enable();

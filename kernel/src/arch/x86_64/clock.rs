@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::instructions::port::{Port, PortReadOnly};
 
 use super::{apic, cpu_ops};
+use crate::util::sealed;
 
 /// Frequency of the ACPI timer, ACPI 6.5 section 4.8.3.3.
 const PM_TIMER_HZ: u64 = 3_579_545;
@@ -21,8 +22,10 @@ const PATIENCE: u32 = 5_000_000;
 /// Readings of which the sharpest counts.
 const READINGS: u32 = 8;
 
-static TSC_HZ: AtomicU64 = AtomicU64::new(0);
-static APIC_TIMER_HZ: AtomicU64 = AtomicU64::new(0);
+sealed! {
+    static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+    static APIC_TIMER_HZ: AtomicU64 = AtomicU64::new(0);
+}
 
 /// Ticks of the time-stamp counter per second; 0 before calibration.
 pub fn tsc_hz() -> u64 {

@@ -69,7 +69,7 @@ pub fn enter_kernel_space(
     then: extern "C" fn() -> !,
 ) -> ! {
     let stack = layout::CPU_LOCAL.as_u64() + cpu_local::KERNEL_STACK_TOP;
-    let old = image::data();
+    let old = image::writable();
     // SAFETY: nothing writes data between the copy and the switch. The new tables map the kernel image like the
     // old ones, with the copy as its data (`build_node_space`); the stack is mapped and unused, and `then` never
     // returns.

@@ -7,14 +7,17 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::registers::control::{Cr0, Cr0Flags};
 
 use crate::thread::tcb::{FPU_AREA, FpuArea};
+use crate::util::sealed;
 
 /// x87, SSE, AVX, AVX-512: components of XCR0 that user programs get where they fit into a TCB.
 const SSE: u64 = 0b11;
 const AVX: u64 = 0b111;
 const AVX512: u64 = 0b1110_0111;
 
-/// Components in use; 0 = FXSAVE.
-static COMPONENTS: AtomicU64 = AtomicU64::new(0);
+sealed! {
+    /// Components in use; 0 = FXSAVE.
+    static COMPONENTS: AtomicU64 = AtomicU64::new(0);
+}
 
 /// Chooses components and turns them on for this CPU. CR4.OSXSAVE is set if the CPU has it.
 pub fn init(xsave: bool) {
@@ -32,7 +35,10 @@ pub fn init(xsave: bool) {
         unsafe { set_components(wanted) };
         let size = __cpuid_count(0xD, 0).ebx as usize;
         if size <= FPU_AREA {
-            COMPONENTS.store(wanted, Ordering::Relaxed);
+            if COMPONENTS.load(Ordering::Relaxed) != wanted {
+                // The boot processor, during boot.
+                COMPONENTS.store(wanted, Ordering::Relaxed);
+            }
             return;
         }
     }

@@ -25,6 +25,15 @@ section!(
     rodata, __rodata_start, __rodata_end
 );
 section!(
+    /// Data that boot writes and nobody after it; page-aligned, replicated per node ([`super::sealed`]).
+    sealed, __sealed_start, __sealed_end
+);
+section!(
     /// Data and zero-initialized data; page-aligned, shared by all nodes.
     data, __data_start, __data_end
 );
+
+/// All that can be written before boot is over: [`sealed`] and, directly behind it, [`data`].
+pub fn writable() -> Range<u64> {
+    sealed().start..data().end
+}

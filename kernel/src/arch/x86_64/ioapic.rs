@@ -10,6 +10,7 @@ use x2apic::ioapic::{IoApic, IrqFlags, IrqMode};
 use x86_64::instructions::port::Port;
 
 use super::vectors::{DEVICES, MAX_DEVICES};
+use crate::util::sealed;
 
 /// Most overrides kept: the ISA lines.
 pub const MAX_OVERRIDES: usize = 16;
@@ -32,7 +33,9 @@ pub struct IoApicInfo {
     pub inputs: u32,
 }
 
-static LINES: AtomicU32 = AtomicU32::new(0);
+sealed! {
+    static LINES: AtomicU32 = AtomicU32::new(0);
+}
 static CHIPS: Mutex<[Option<(IoApicInfo, IoApic)>; MAX_IO_APICS]> =
     Mutex::new([const { None }; MAX_IO_APICS]);
 

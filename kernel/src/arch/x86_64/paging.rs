@@ -9,6 +9,7 @@
 //! Invariants: no page is writable and executable; only the stub page and the user word are reachable
 //! from user level; everything is global; nothing but pool memory is in the windows.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kcore::fixed::FixedVec;
@@ -18,10 +19,11 @@ use kcore::topology::NodeRange;
 use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange, VirtAddr};
 use spin::Once;
 
-use super::tables::{Flags, Level, TableError, Tables};
+use super::tables::{self, Flags, Level, TableError, Tables};
 use super::{entry, gdt, idt, image, ioapic};
 use crate::cpu::{CpuBlock, Identity, NodePage};
 use crate::syscall::STUB_STRIDE;
+use crate::util::sealed;
 use l4abi::syscall::SyscallNo;
 
 /// The interrupt descriptor table of the node, next to the stub page.
@@ -32,8 +34,10 @@ pub const NODE_PAGE: u64 = IDT_PAGE + PAGE_SIZE;
 pub const NODE_POOLS: u64 = NODE_PAGE + PAGE_SIZE;
 const NODE_POOLS_SIZE: u64 = (size_of::<Pools>() as u64).next_multiple_of(PAGE_SIZE);
 
-/// The boot processor runs on the kernel address space.
-static LIVE: AtomicBool = AtomicBool::new(false);
+sealed! {
+    /// The boot processor runs on the kernel address space.
+    static LIVE: AtomicBool = AtomicBool::new(false);
+}
 
 /// The kernel address space is in use (it never goes away again).
 pub fn kernel_space_live() -> bool {
@@ -52,8 +56,17 @@ pub struct ImageHome {
     pub text: PhysAddr,
     /// First page of the read-only data.
     pub rodata: PhysAddr,
+    /// First page of the data that is constant after boot.
+    pub sealed: PhysAddr,
     /// First page of the data, the same for all nodes.
     pub data: PhysAddr,
+}
+
+impl ImageHome {
+    /// The sealed data are the ones that boot writes, not a copy of them.
+    fn is_master(&self) -> bool {
+        self.sealed.offset(image::sealed().end - image::sealed().start) == self.data
+    }
 }
 
 /// What one node's CPUs share.
@@ -149,12 +162,36 @@ fn map_image(space: &mut Tables<'_>, home: ImageHome) -> Result<(), TableError> 
     for (part, phys, flags) in [
         (image::text(), home.text, KERNEL_RX),
         (image::rodata(), home.rodata, KERNEL_R),
+        (image::sealed(), home.sealed, if home.is_master() { KERNEL_RW } else { KERNEL_R }),
         (image::data(), home.data, KERNEL_RW),
     ] {
         let range = PhysRange::from_len(phys.as_u64(), part.end - part.start);
         space.map_pages(VirtAddr::new(part.start), range, flags)?;
     }
     Ok(())
+}
+
+/// Brings the copies of the sealed data up to date with what boot has written. Called before other CPUs start and
+/// again when boot is over; from then on the data are constant (`crate::sealed!`).
+///
+/// Between the two, other CPUs read only what does not change any more.
+pub fn publish_sealed() {
+    let from = image::sealed();
+    for (_, space) in node_spaces().iter().filter(|(_, space)| !space.image.is_master()) {
+        copy_image(from.clone(), space.image.sealed);
+    }
+}
+
+/// Boot is over: a write to sealed data by anyone is a fault from now on. Other CPUs of this node may still have the
+/// right to write in their translations; that only delays their fault.
+pub fn seal() {
+    publish_sealed();
+    for (_, space) in node_spaces().iter().filter(|(_, space)| space.image.is_master()) {
+        for at in image::sealed().step_by(PAGE_SIZE as usize).map(VirtAddr::new) {
+            tables::protect(space.root, at);
+            super::cpulocal::forget_page(at);
+        }
+    }
 }
 
 /// Every slot shows the zero page, through one leaf table for the whole array.
@@ -218,14 +255,18 @@ pub fn build_cpu_space(
     Ok(CpuSpace { root: space.root(), block })
 }
 
-/// Physical addresses of the copies of the CPU table.
-static NODE_PAGES: [AtomicU64; layout::MAX_NODES] =
-    [const { AtomicU64::new(0) }; layout::MAX_NODES];
+sealed! {
+    /// Physical addresses of the copies of the CPU table.
+    static NODE_PAGES: [AtomicU64; layout::MAX_NODES] =
+        [const { AtomicU64::new(0) }; layout::MAX_NODES];
+}
 
 /// A node and its space.
 pub type NodeSpaces = FixedVec<(NodeId, NodeSpace), { layout::MAX_NODES }>;
 
-static NODE_SPACES: Once<NodeSpaces> = Once::new();
+sealed! {
+    static NODE_SPACES: Once<NodeSpaces> = Once::new();
+}
 
 /// Keeps the node spaces for what changes in them later: the array of thread control blocks.
 pub fn keep_node_spaces(spaces: NodeSpaces) {
@@ -265,11 +306,14 @@ pub fn window(phys: PhysAddr) -> *mut u8 {
     phys.window().as_u64() as *mut u8
 }
 
-/// Copies a page-aligned part of the running image to pool memory.
+/// Copies a page-aligned part of the running image to pool memory, a word at a time: others may read the sealed data
+/// there, of which no word changes that they read.
 pub fn copy_image(virt: core::ops::Range<u64>, to: PhysAddr) {
-    // SAFETY: the source is text or read-only data, the target fresh memory of a pool.
+    let words = (virt.end - virt.start) / 8;
+    // SAFETY: the source is text, read-only data or sealed data, which nobody else writes; the target is memory of a
+    // pool for that part of the image, which other CPUs only read.
     unsafe {
-        window(to)
-            .copy_from_nonoverlapping(virt.start as *const u8, (virt.end - virt.start) as usize);
+        asm!("rep movsq", inout("rcx") words => _, inout("rsi") virt.start => _,
+             inout("rdi") window(to) => _, options(nostack, preserves_flags));
     }
 }

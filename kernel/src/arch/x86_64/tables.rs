@@ -243,6 +243,15 @@ impl<'a> Tables<'a> {
     }
 }
 
+/// Takes the right to write away from the 4 KiB page at `virt`, if it is mapped. Translations are the caller's matter.
+pub fn protect(root: PhysAddr, virt: VirtAddr) {
+    let Some(found) = walk(root, virt, |at| Some(read(at, 0))) else { return };
+    let (leaf, index) = (found.tables[3], virt.table_index(Level::Page as u8));
+    if leaf != PhysAddr::ZERO {
+        write(leaf, index, read(leaf, index) & !Flags::WRITABLE.bits());
+    }
+}
+
 /// Where a virtual address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {

@@ -19,6 +19,7 @@ use super::cpulocal;
 use super::paging;
 use super::tables::{self, Flags};
 use crate::memory;
+use crate::util::sealed;
 
 const KERNEL_RW: u64 =
     Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE).union(Flags::GLOBAL).bits()
@@ -38,13 +39,15 @@ struct NodeView {
     zero_entry: AtomicU64,
 }
 
-static VIEWS: [NodeView; MAX_NODES] = [const {
-    NodeView {
-        directory: AtomicU64::new(0),
-        shared_leaf: AtomicU64::new(0),
-        zero_entry: AtomicU64::new(0),
-    }
-}; MAX_NODES];
+sealed! {
+    static VIEWS: [NodeView; MAX_NODES] = [const {
+        NodeView {
+            directory: AtomicU64::new(0),
+            shared_leaf: AtomicU64::new(0),
+            zero_entry: AtomicU64::new(0),
+        }
+    }; MAX_NODES];
+}
 
 /// Serialises changes of the array's tables; lookups take no lock.
 static CHANGE: Mutex<()> = Mutex::new(());
