@@ -3,7 +3,7 @@
 //!
 //! [`harness`] runs tests in the root task's position: a controller that survives hanging tests, a
 //! pager with a programmable policy, and *puppets*, threads that execute one command after the
-//! other for a test. [`conf`] holds the tests, one module per area.
+//! other for a test. [`conf`] holds the tests, one module per area. [`lab`] is what the benchmark programs share.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -13,3 +13,4 @@ pub mod conf;
 pub mod counter;
 pub mod experiment;
 pub mod harness;
+pub mod lab;

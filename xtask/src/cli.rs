@@ -2,6 +2,7 @@
 
 use crate::{guest::Profile, machines};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 use std::path::PathBuf;
 
 /// Lokal: an L4 microkernel for NUMA machines. This is the only door to it.
@@ -211,7 +212,8 @@ impl SimArgs {
 }
 
 /// Whose accesses are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Whose {
     /// The kernel's: code, data and page tables it uses
     Kernel,

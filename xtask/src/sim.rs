@@ -5,12 +5,13 @@
 //! pinned that could differ between two runs, and believes the result only if the plugin's self-checks
 //! hold.
 
+pub mod gate;
 mod model;
 mod selftest;
 mod table;
 
 use crate::{
-    cli::{SimArgs, SimCaches, Whose},
+    cli::{SimArgs, SimCaches},
     doctor,
     emulator::End,
     guest::{self, Profile},
@@ -27,6 +28,7 @@ use serde_json::{Map, Value};
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -85,38 +87,21 @@ pub fn command(args: &SimArgs) -> Result<u8> {
         say::error(&results.outcome.end.to_string());
     }
     if let Some(whose) = args.demand_local {
-        let strayed = strayed(&results.lines, whose);
+        let strayed: Vec<String> =
+            gate::judge(&results.lines, whose).into_iter().filter_map(Result::err).collect();
         ensure!(strayed.is_empty(), "remote accesses in {}", strayed.join("; "));
     }
     Ok(results.outcome.end.code())
 }
 
-/// Regions with remote accesses: what they are called, where, and how many there are. That there is
-/// no region at all is a fault, too: nothing was looked at.
-fn strayed(lines: &[Map<String, Value>], whose: Whose) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut regions = 0;
-    for roi in lines.iter().filter(|line| crate::records::kind(line) == "roi") {
-        regions += 1;
-        let of = |bank: &str| -> u64 {
-            let classes = ["fetch", "data", "walk"];
-            classes
-                .iter()
-                .map(|class| roi[bank][class]["remote"].as_u64().unwrap_or(u64::MAX))
-                .sum()
-        };
-        let remote = match whose {
-            Whose::Kernel => of("kernel"),
-            Whose::All => of("kernel") + of("user"),
-        };
-        if remote > 0 {
-            out.push(format!("{} on CPU {}: {remote}", roi["name"], roi["cpu"]));
-        }
-    }
-    if regions == 0 {
-        out.push("no region of interest: none was opened".into());
-    }
-    out
+/// Makes sure that [`gate::run`] can run: the emulator is known, the plugin is built.
+pub fn prepare() -> Result<()> {
+    ensure_tried()?;
+    build_plugin().map(drop)
+}
+
+fn plugin_path() -> PathBuf {
+    paths::target().join("release/libnumasim.so")
 }
 
 /// Builds the plugin and gives its path.
@@ -125,7 +110,7 @@ fn build_plugin() -> Result<PathBuf> {
     let mut cargo = guest::cargo("build");
     cargo.args(["--release", "--quiet", "--package", "numasim"]);
     ensure!(cargo.status()?.success(), "the instrument does not build; see above");
-    Ok(paths::target().join("release/libnumasim.so"))
+    Ok(plugin_path())
 }
 
 fn media(args: &SimArgs, programs: &guest::Programs) -> Result<Media> {
@@ -272,12 +257,16 @@ fn believe(lines: &[Map<String, Value>], machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// A directory in memory, removed when dropped, and a number that tells runs apart.
-struct Scratch(PathBuf, u32);
+/// A directory in memory, removed when dropped, and a name that tells runs apart.
+struct Scratch(PathBuf, String);
 
 impl Scratch {
     fn new() -> Result<Scratch> {
-        let id = std::process::id();
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let id = match RUNS.fetch_add(1, Ordering::Relaxed) {
+            0 => std::process::id().to_string(),
+            n => format!("{}.{n}", std::process::id()),
+        };
         let base = Path::new("/dev/shm");
         ensure!(
             base.is_dir(),
@@ -302,23 +291,4 @@ impl Drop for Scratch {
 /// The text of a machine's file, if it has one.
 fn machine_text(machine: &Machine) -> Option<String> {
     fs::read_to_string(machines::directory().join(format!("{}.toml", machine.name))).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn strays_are_found() {
-        let roi = |kernel: u64, user: u64| {
-            let bank = |n: u64| json!({"fetch": {"remote": 0}, "data": {"remote": n}, "walk": {"remote": 0}});
-            let line = json!({"kind": "roi", "name": "x", "cpu": 1, "kernel": bank(kernel), "user": bank(user)});
-            vec![line.as_object().unwrap().clone()]
-        };
-        assert_eq!(strayed(&roi(0, 3), Whose::Kernel), [""; 0]);
-        assert_eq!(strayed(&roi(0, 3), Whose::All), ["\"x\" on CPU 1: 3"]);
-        assert_eq!(strayed(&roi(2, 0), Whose::Kernel).len(), 1);
-        assert_eq!(strayed(&[], Whose::All).len(), 1, "nothing looked at is no success");
-    }
 }

@@ -58,6 +58,18 @@ impl Symbols {
     }
 }
 
+impl Symbols {
+    /// The static object of the program that begins at or before `address`, and how far before.
+    pub fn data(&mut self, address: u64) -> Option<String> {
+        let file = &self.file;
+        let loader = self.loader.get_or_insert_with(|| addr2line::Loader::new(file).ok());
+        let symbol = loader.as_ref()?.find_symbol_info(address)?;
+        let offset = address.checked_sub(symbol.address()).filter(|o| *o < LARGEST_FUNCTION)?;
+        let name = addr2line::demangle_auto(symbol.name().into(), None).into_owned();
+        Some(if offset == 0 { name } else { format!("{name}+{offset:#x}") })
+    }
+}
+
 /// The kernel address in a line such as `  #3 0xffffffff80212345`.
 fn backtrace_address(line: &str) -> Option<u64> {
     let rest = line.strip_prefix("  #")?;

@@ -48,6 +48,13 @@ pub fn text(lines: &[Map<String, Value>], symbols: &mut Symbols) -> String {
             mean(&roi["remote"]),
         );
     }
+    out.push_str(&remote(lines, symbols));
+    out
+}
+
+/// The remote accesses that were traced, most frequent first; empty if there are none.
+pub fn remote(lines: &[Map<String, Value>], symbols: &mut Symbols) -> String {
+    let mut out = String::new();
     let mut remote: Vec<_> = of_kind(lines, "remote").collect();
     remote.sort_by_key(|r| std::cmp::Reverse(r["count"].as_u64()));
     if !remote.is_empty() {
@@ -59,7 +66,10 @@ pub fn text(lines: &[Map<String, Value>], symbols: &mut Symbols) -> String {
     for r in remote.iter().take(MOST_REMOTE) {
         let word = |name: &str| r[name].as_str().unwrap_or("").to_string();
         let (pc, address) = (hex(&word("pc")), hex(&word("address")));
-        let place = if word("class") == "walk" { "page table" } else { area(address) };
+        let place = match word("class").as_str() {
+            "walk" => "page table".to_string(),
+            _ => symbols.data(address).unwrap_or_else(|| area(address).to_string()),
+        };
         let function = symbols.explain(&format!("  #0 {pc:#x}")).pop().unwrap_or_default();
         let _ = writeln!(
             out,

@@ -5,7 +5,7 @@ use super::{
     suites::{BootPath, Expect, Suite},
 };
 use crate::{
-    cli::{Boot, Firmware},
+    cli::{Boot, Firmware, Whose},
     doctor,
     emulator::End,
     guest::{self, Profile, Programs},
@@ -15,6 +15,7 @@ use crate::{
     qemu::{self, Console, Media},
     run::{Guest, Outcome},
     say,
+    sim::{self, gate},
 };
 use anyhow::Result;
 use std::{
@@ -112,6 +113,9 @@ pub fn run_all(runs: Vec<Run>, done: &mut dyn FnMut(Report) -> Result<()>) -> Re
 
 fn prepare(runs: &[Run]) -> Result<Programs> {
     doctor::ensure_emulator(runs.iter().any(|run| run.boot == BootPath::Uefi))?;
+    if runs.iter().any(|run| run.suite.demand_local.is_some()) {
+        sim::prepare()?;
+    }
     guest::build(Profile::Release)
 }
 
@@ -155,7 +159,11 @@ fn one(run: &Run, media: Result<Media>, programs: &Programs) -> Report {
         repeat: format!("cargo xtask test {} --machine {}", run.suite.name, run.machine.name),
         ..Report::default()
     };
-    match media.and_then(|media| boot(run, &media, programs)) {
+    let went = media.and_then(|media| match run.suite.demand_local {
+        Some(whose) => measure(run, &media, programs, whose, &mut report),
+        None => boot(run, &media, programs),
+    });
+    match went {
         Ok(outcome) => judge(run, &outcome, &mut report),
         Err(error) => {
             let detail = format!("{error:#}");
@@ -181,6 +189,31 @@ fn boot(run: &Run, media: &Media, programs: &Programs) -> Result<Outcome> {
         extra: &[],
     }
     .run()
+}
+
+/// Runs a guest in the placement instrument; every region that makes a remote access is a failure.
+fn measure(
+    run: &Run,
+    media: &Media,
+    programs: &Programs,
+    whose: Whose,
+    report: &mut Report,
+) -> Result<Outcome> {
+    let kernel = &guest::kernel(programs)?.full;
+    let limit = run.suite.timeout as u64;
+    let verdict = gate::run(&run.suite.name, &run.machine, media, kernel, whose, limit)?;
+    // What was touched where, of all regions together: once.
+    let mut strays = verdict.strays;
+    for region in verdict.regions {
+        match region {
+            Ok(_) => report.passed += 1,
+            Err(stray) => {
+                let name = format!("remote accesses in {stray}");
+                report.failed.push(Failure { name, detail: std::mem::take(&mut strays) });
+            }
+        }
+    }
+    Ok(verdict.outcome)
 }
 
 /// What the records and the end of a guest mean.

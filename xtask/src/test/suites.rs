@@ -1,6 +1,9 @@
 //! The table of guest suites, `xtask/suites.toml`.
 
-use crate::{cli::Boot, machines, paths};
+use crate::{
+    cli::{Boot, Whose},
+    machines, paths,
+};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::{collections::BTreeSet, fs, path::PathBuf};
@@ -42,6 +45,8 @@ pub struct Suite {
     /// Checks that xtask makes on the records.
     #[serde(default)]
     pub checks: Vec<Check>,
+    /// Run in the placement instrument, caches off: no region of interest may make a remote access.
+    pub demand_local: Option<Whose>,
 }
 
 /// How to boot, as written in the table.

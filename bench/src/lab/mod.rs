@@ -1,0 +1,9 @@
+//! What the benchmark programs share: copies of themselves on chosen nodes ([`place`]), threads that can be
+//! told what to do ([`crew`]), and numbers with their spread ([`measure`]).
+//!
+//! A benchmark program stands in the root task's place, so it has all of sigma0's memory and the privileged
+//! calls, and runs unchanged on hardware. docs/benchmarks.md describes the programs.
+
+pub mod crew;
+pub mod measure;
+pub mod place;
