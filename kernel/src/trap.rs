@@ -123,10 +123,13 @@ fn page_fault(cpu: &PerCpu, me: TcbRef, address: u64, access: u8) -> Next {
     kernel_msg::raise(cpu, me, fault, utcb::pager(me), Outer::USER)
 }
 
-/// An exception of `me`: to its exception handler; without one the thread stops.
+/// An exception of `me`, the running thread: to its exception handler; without one the thread stops.
 pub fn exception(cpu: &PerCpu, me: TcbRef, vector: u8, error: u64) -> Next {
     if vector == DEBUG {
         arch::x86_64::regs::clear_debug_status();
+    }
+    if let Some(handler) = short::exception(cpu, me, vector, error) {
+        return Next::Thread(handler);
     }
     let message = KernelIpc::Exception(vector, error);
     kernel_msg::raise(cpu, me, message, utcb::exception_handler(me), Outer::USER)
@@ -134,9 +137,8 @@ pub fn exception(cpu: &PerCpu, me: TcbRef, vector: u8, error: u64) -> Next {
 
 /// `lock; nop` asks for the kernel interface page; everything else is an exception.
 fn invalid_opcode(cpu: &PerCpu, me: TcbRef) -> Next {
-    let mut code = [0u8; KERNEL_INTERFACE_LENGTH as usize];
-    let fetched = me.space.get().is_some_and(|s| user::read(s, me.reg(reg::RIP), &mut code));
-    if !fetched || code != KERNEL_INTERFACE_INSN {
+    let ip = me.reg(reg::RIP);
+    if !me.space.get().is_some_and(|s| user::has_code(s, ip, KERNEL_INTERFACE_INSN)) {
         return exception(cpu, me, INVALID_OPCODE, 0);
     }
     let kip = crate::kip::facts();

@@ -87,6 +87,9 @@ const EXCEPTION_REGS: [usize; 18] = [
     reg::RFLAGS,
 ];
 
+/// Words of an answer to an exception message that mean something.
+pub const EXCEPTION_WORDS: usize = EXCEPTION_REGS.len();
+
 /// RFLAGS bits that user level may choose: CF PF AF ZF SF TF DF OF AC ID; IF stays set, IOPL stays 0.
 const FLAGS_FREE: u64 = 0x0024_0DD5;
 /// Bits that are always set: IF and the reserved bit 1.
@@ -170,23 +173,36 @@ pub fn replied(t: TcbRef, sender: TcbRef, tag: MsgTag) {
             t.exit.set(Exit::Iret);
         }
         KernelIpc::Exception(..) => {
-            let words = tag.untyped().min(EXCEPTION_REGS.len());
-            let in_registers = words.min(IN_REGISTERS);
-            for (i, &slot) in EXCEPTION_REGS[..in_registers].iter().enumerate() {
+            let words = tag.untyped().min(EXCEPTION_WORDS);
+            for (i, &slot) in EXCEPTION_REGS[..words].iter().enumerate() {
                 t.set_reg(slot, transfer::word(sender, i + 1));
             }
-            if let Some(mrs) = utcb::mrs(sender) {
-                let slots = &EXCEPTION_REGS[in_registers..words];
-                for (mr, &slot) in mrs[IN_REGISTERS + 1..].iter().zip(slots) {
-                    t.set_reg(slot, mr.load(Ordering::Relaxed));
-                }
-            }
-            t.set_reg(reg::RFLAGS, user_flags(t.reg(reg::RFLAGS)));
-            t.exit.set(Exit::Iret);
+            settle_exception(t);
         }
         _ => {}
     }
     end(t);
+}
+
+/// All registers of `t`, which raised an exception, from a message of `sender`'s own that answers it.
+#[inline(always)]
+pub fn take_exception_words(t: TcbRef, sender: TcbRef) {
+    for (i, &slot) in EXCEPTION_REGS[..IN_REGISTERS].iter().enumerate() {
+        t.set_reg(slot, sender.reg(reg::R9 + 1 + i));
+    }
+    if let Some(mrs) = utcb::mrs(sender) {
+        for (mr, &slot) in mrs[IN_REGISTERS + 1..].iter().zip(&EXCEPTION_REGS[IN_REGISTERS..]) {
+            t.set_reg(slot, mr.load(Ordering::Relaxed));
+        }
+    }
+    settle_exception(t);
+}
+
+/// `t` goes on with the registers that its exception handler chose.
+#[inline(always)]
+fn settle_exception(t: TcbRef) {
+    t.set_reg(reg::RFLAGS, user_flags(t.reg(reg::RFLAGS)));
+    t.exit.set(Exit::Iret);
 }
 
 /// Ends the kernel IPC of `t` and puts back what it interrupted.
@@ -230,8 +246,8 @@ pub fn word(t: TcbRef, i: usize) -> u64 {
 }
 
 /// Copies the words of the exception message of `t` to `dest`: MR1..MR7 to its registers, the rest to its UTCB.
-pub fn exception_words(t: TcbRef, dest: TcbRef) {
-    let KernelIpc::Exception(vector, error) = t.kernel_ipc.get() else { return };
+#[inline(always)]
+pub fn exception_words(t: TcbRef, dest: TcbRef, vector: u8, error: u64) {
     for (i, &slot) in EXCEPTION_REGS.iter().enumerate().take(IN_REGISTERS) {
         dest.set_reg(reg::R9 + 1 + i, t.reg(slot));
     }

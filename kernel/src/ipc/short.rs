@@ -13,7 +13,7 @@ use kcore::ipc::{Awaited, Key, State};
 use l4abi::fpage::Rights;
 use l4abi::proto;
 
-use crate::ipc::kernel_msg::KernelIpc;
+use crate::ipc::kernel_msg::{self, KernelIpc};
 use crate::ipc::{Call, result, takes_plainly};
 use crate::sched::percpu::PerCpu;
 use crate::space::{self, mapping};
@@ -57,26 +57,47 @@ pub fn page_fault(cpu: &PerCpu, me: TcbRef, address: u64, access: u8) -> Option<
     Some(pager)
 }
 
-/// The answer of `me`, the running thread, to a page fault: one item that maps one small page. `me` waits then, and
-/// the thread that faulted runs next.
+/// An exception of `me` goes to its handler, who runs next.
+#[inline(always)]
+pub fn exception(cpu: &PerCpu, me: TcbRef, vector: u8, error: u64) -> Option<TcbRef> {
+    let to = utcb::exception_handler(me);
+    let handler = partner(cpu, me, to)?;
+    // Point of no return.
+    me.kernel_ipc.set(KernelIpc::Exception(vector, error));
+    kernel_msg::exception_words(me, handler, vector, error);
+    hand_over(cpu, me, handler, to, proto::EXCEPTION_TAG.raw());
+    Some(handler)
+}
+
+/// The answer of `me`, the running thread, to a page fault (one item that maps one small page) or to an exception (a
+/// word for every register). `me` waits then, and the thread that had the fault runs next.
 #[inline(always)]
 pub fn answer(cpu: &PerCpu, me: TcbRef, call: Call) -> Option<TcbRef> {
     /// The bits of a tag that say what a message consists of, and what they are here.
     const SHAPE: u64 = 0xFFFF;
     const ONE_ITEM: u64 = 2 << 6;
+    const ALL_REGISTERS: u64 = kernel_msg::EXCEPTION_WORDS as u64;
     let dest = thread::lookup_at_once(call.to)?;
-    let key = cpu.expected_key.get() | Key::KERNEL_IPC;
-    let usual = call.tag & SHAPE == ONE_ITEM
-        && dest.key.get() == key
+    let usual = dest.key.get() == cpu.expected_key.get() | Key::KERNEL_IPC
         && dest.awaited.get() == me.id.get()
-        && matches!(dest.kernel_ipc.get(), KernelIpc::PageFault(..))
         && dest.outer.get().state == State::Ready
         && (call.from == call.to || call.from == Awaited::ANY.0)
         && call.timeouts as u16 == 0
         && me.senders.is_empty();
-    let (from, to) = (me.space.get()?, dest.space.get()?);
-    if !usual || !mapping::one_page(cpu, from, to, me.reg(reg::RAX), me.reg(reg::RBX)) {
+    if !usual {
         return None;
+    }
+    match (dest.kernel_ipc.get(), call.tag & SHAPE) {
+        (KernelIpc::PageFault(..), ONE_ITEM) => {
+            let (from, to) = (me.space.get()?, dest.space.get()?);
+            if !mapping::one_page(cpu, from, to, me.reg(reg::RAX), me.reg(reg::RBX)) {
+                return None;
+            }
+        }
+        (KernelIpc::Exception(..), ALL_REGISTERS) => {
+            kernel_msg::take_exception_words(dest, me);
+        }
+        _ => return None,
     }
     // Point of no return.
     dest.kernel_ipc.set(KernelIpc::None);

@@ -91,6 +91,16 @@ impl Copy {
     }
 }
 
+/// What is left of one substring.
+struct Piece {
+    /// User address.
+    at: u64,
+    /// Bytes.
+    left: u64,
+    /// Nothing of the string follows it.
+    last: bool,
+}
+
 /// One side's descriptors as a sequence of words.
 struct Words<'a> {
     word: &'a dyn Fn(usize) -> u64,
@@ -106,8 +116,9 @@ impl Words<'_> {
         (at + 1 + head.substrings() <= self.end).then_some(head)
     }
 
-    /// The present piece at `cursor`: address and bytes left. `Ok(None)` at the end of the string.
-    fn piece(&self, cursor: &Cursor) -> Result<Option<(u64, u64)>, ()> {
+    /// The present piece at `cursor`. `Ok(None)` at the end of the string.
+    #[inline(always)]
+    fn piece(&self, cursor: &Cursor) -> Result<Option<Piece>, ()> {
         loop {
             let at = cursor.descriptor.get();
             let head = self.head(at).ok_or(())?;
@@ -116,7 +127,12 @@ impl Words<'_> {
                 let left = head.substring_len().saturating_sub(cursor.offset.get());
                 if left > 0 {
                     let base = (self.word)(at + 1 + substring as usize);
-                    return Ok(Some((base.wrapping_add(cursor.offset.get()), left)));
+                    let last = substring + 1 == head.substrings() as u64 && !head.continues();
+                    return Ok(Some(Piece {
+                        at: base.wrapping_add(cursor.offset.get()),
+                        left,
+                        last,
+                    }));
                 }
                 cursor.substring.set(substring + 1);
                 cursor.offset.set(0);
@@ -179,23 +195,26 @@ fn run(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, source: &Words<'_>, target: &
     let mut budget = STEP_BYTES;
     loop {
         let Ok(piece) = source.piece(&copy.source) else { return OVERFLOW };
-        let Some((source_at, source_left)) = piece else { return Item::Done };
-        let Ok(Some((target_at, target_left))) = target.piece(&copy.target) else {
-            return OVERFLOW;
-        };
+        let Some(source_piece) = piece else { return Item::Done };
+        let Ok(Some(target_piece)) = target.piece(&copy.target) else { return OVERFLOW };
         if budget == 0 {
             return park(cpu, sender, dest);
         }
-        let wanted = source_left.min(target_left).min(budget);
-        match user::copy(from, source_at, to, target_at, wanted) {
+        let wanted = source_piece.left.min(target_piece.left).min(budget);
+        match user::copy(from, source_piece.at, to, target_piece.at, wanted) {
             Ok(copied) => {
                 copy.bytes.set(copy.bytes.get() + copied);
+                if source_piece.last && copied == source_piece.left {
+                    return Item::Done;
+                }
                 copy.source.offset.set(copy.source.offset.get() + copied);
                 copy.target.offset.set(copy.target.offset.get() + copied);
                 budget = budget.saturating_sub(copied);
             }
-            Err(Side::Source) => return fault(cpu, sender, dest, Side::Source, source_at),
-            Err(Side::Target) => return fault(cpu, sender, dest, Side::Target, target_at),
+            Err(side) => {
+                let piece = if side == Side::Source { source_piece } else { target_piece };
+                return fault(cpu, sender, dest, side, piece.at);
+            }
         }
     }
 }

@@ -116,8 +116,8 @@ fn kernel_words(sender: TcbRef, dest: TcbRef, tag: MsgTag) {
     if dest.key().has(Key::KERNEL_IPC) {
         return;
     }
-    if let KernelIpc::Exception(..) = sender.kernel_ipc.get() {
-        kernel_msg::exception_words(sender, dest);
+    if let KernelIpc::Exception(vector, error) = sender.kernel_ipc.get() {
+        kernel_msg::exception_words(sender, dest, vector, error);
         return;
     }
     for i in 1..=tag.words() {

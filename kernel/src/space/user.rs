@@ -29,6 +29,7 @@ const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
 
 /// The entry of `table` for `va` at `level` (1 = 4 KiB pages).
+#[inline(always)]
 fn entry(table: u64, va: u64, level: u32) -> &'static AtomicU64 {
     let index = va >> (12 + 9 * (level - 1)) & 511;
     let at = PhysAddr::new(table).window().as_u64() + index * 8;
@@ -38,33 +39,44 @@ fn entry(table: u64, va: u64, level: u32) -> &'static AtomicU64 {
 }
 
 /// Physical address behind user address `va` if `needed` access bits are there; marks the page as used.
-#[inline]
+#[inline(always)]
 fn translate(space: &Space, va: u64, needed: u64) -> Option<PhysAddr> {
     if va >= USER_END.as_u64() {
         return None;
     }
     let mut table = space.top().as_u64();
-    let mut level = 4;
-    loop {
-        let word = entry(table, va, level);
-        let raw = word.load(Ordering::Relaxed);
-        if raw & PRESENT == 0 {
-            return None;
-        }
-        if level == 1 || (level < 4 && raw & LARGE != 0) {
-            if raw & needed != needed {
+    macro_rules! table_at {
+        ($level:literal) => {
+            let word = entry(table, va, $level);
+            let raw = word.load(Ordering::Relaxed);
+            if raw & PRESENT == 0 {
                 return None;
             }
-            let mark = if needed & WRITABLE != 0 { ACCESSED | DIRTY } else { ACCESSED };
-            if raw & mark != mark {
-                word.fetch_or(mark, Ordering::Relaxed);
+            if $level < 4 && raw & LARGE != 0 {
+                return in_page(word, raw, $level, va, needed);
             }
-            let low = (1u64 << (12 + 9 * (level - 1))) - 1;
-            return Some(PhysAddr::new(raw & ADDRESS & !low | va & low));
-        }
-        table = raw & ADDRESS;
-        level -= 1;
+            table = raw & ADDRESS;
+        };
     }
+    table_at!(4);
+    table_at!(3);
+    table_at!(2);
+    let word = entry(table, va, 1);
+    in_page(word, word.load(Ordering::Relaxed), 1, va, needed)
+}
+
+/// The end of a walk: `raw` of the page entry `word` of `level`.
+#[inline(always)]
+fn in_page(word: &AtomicU64, raw: u64, level: u32, va: u64, needed: u64) -> Option<PhysAddr> {
+    if raw & (needed | PRESENT) != needed | PRESENT {
+        return None;
+    }
+    let mark = if needed & WRITABLE != 0 { ACCESSED | DIRTY } else { ACCESSED };
+    if raw & mark != mark {
+        word.fetch_or(mark, Ordering::Relaxed);
+    }
+    let low = (1u64 << (12 + 9 * (level - 1))) - 1;
+    Some(PhysAddr::new(raw & ADDRESS & !low | va & low))
 }
 
 /// Physical address behind `va`, whatever the rights.
@@ -82,6 +94,16 @@ pub fn copy(from: &Space, source: u64, to: &Space, target: u64, wanted: u64) -> 
     let into = translate(to, target, PRESENT | USER | WRITABLE).ok_or(Side::Target)?;
     copy_window::copy(frame, into, length);
     Ok(length)
+}
+
+/// Whether the two bytes at `va` are `code`. False if a page is missing.
+#[inline]
+pub fn has_code(space: &Space, va: u64, code: [u8; 2]) -> bool {
+    if va & (PAGE_SIZE - 1) == PAGE_SIZE - 1 {
+        let mut found = [0; 2];
+        return read(space, va, &mut found) && found == code;
+    }
+    translate(space, va, PRESENT | USER).is_some_and(|at| copy_window::read_pair(at) == code)
 }
 
 /// Reads `into.len()` bytes at `va`. False if a page is missing.

@@ -41,8 +41,8 @@ pub extern "C" fn ipc_from_user(
     sched::leave(cpu, ipc::syscall(cpu, me, ipc::Call { to, from, timeouts, tag }))
 }
 
-/// The same for a message with typed items, when short paths are allowed.
-pub extern "C" fn typed_ipc_from_user(
+/// The same for what may be the answer to a message that the kernel made, when short paths are allowed.
+pub extern "C" fn answer_from_user(
     me: TcbRef,
     to: u64,
     from: u64,

@@ -88,6 +88,15 @@ pub fn read(source: PhysAddr, into: &mut [u8]) {
     }
 }
 
+/// Reads two bytes of a frame, the first not the last of its page.
+#[inline]
+pub fn read_pair(source: PhysAddr) -> [u8; 2] {
+    set(Slot::Source as u64, source, READ);
+    let from = (address(Slot::Source as u64) + source.page_offset()) as *const u8;
+    // SAFETY: both bytes are inside the slot; volatile because user level may write them.
+    unsafe { [from.read_volatile(), from.add(1).read_volatile()] }
+}
+
 /// Writes kernel bytes into a frame.
 pub fn write(bytes: &[u8], target: PhysAddr) {
     debug_assert!(target.page_offset() + bytes.len() as u64 <= PAGE_SIZE);

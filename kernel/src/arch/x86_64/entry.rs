@@ -109,9 +109,9 @@ global_asm!(
     .endm
     syscall_complete_ipc:
         IPC_ENTRY {ipc}
-    .global syscall_typed_ipc
-    syscall_typed_ipc:
-        IPC_ENTRY {typed_ipc}
+    .global syscall_answer_ipc
+    syscall_answer_ipc:
+        IPC_ENTRY {answer}
 
     syscall_complete:
         cmp rcx, {IPC_RETURN}
@@ -240,7 +240,7 @@ global_asm!(
     USER_SS = const gdt::USER_DATA,
     syscall = sym crate::syscall::syscall_from_user,
     ipc = sym crate::syscall::ipc_from_user,
-    typed_ipc = sym crate::syscall::typed_ipc_from_user,
+    answer = sym crate::syscall::answer_from_user,
     trap_from_user = sym crate::trap::trap_from_user,
     page_fault_from_user = sym crate::trap::page_fault_from_user,
 );

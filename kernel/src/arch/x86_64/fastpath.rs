@@ -52,8 +52,9 @@ const FIRST_IN_MEMORY: usize = 8 * 8;
 
 global_asm!(
     r#"
-    # The checks. \kind is the message's; jumps to the complete path with nothing changed.
-    .macro IPC_CHECKS kind
+    # The checks. \kind is the message's; jumps to the complete path with nothing changed, or to \special if the
+    # receiver does not just wait.
+    .macro IPC_CHECKS kind, special
         test r8w, r8w                       # 3
         jnz syscall_complete
         cmp rdx, rsi                        # 4
@@ -66,7 +67,7 @@ global_asm!(
         jne syscall_complete_ipc
         mov rbp, [{EXPECTED_KEY}]           # 6
         cmp [rcx + {SLOT_KEY}], rbp
-        jne syscall_complete_ipc
+        jne \special
         mov rbp, [{CURRENT_ID}]             # 7
         cmp [rcx + {SLOT_AWAITED}], rbp
         jne ipc_\kind\()_awaits_other
@@ -124,7 +125,7 @@ global_asm!(
         jne not_ipc
         test r9d, {NOT_IN_REGISTERS}        # 2
         jnz ipc_words
-        IPC_CHECKS registers
+        IPC_CHECKS registers, syscall_complete_ipc
     ipc_registers_commit:
         # ---- point of no return ----
         mov r8, [{CURRENT}]
@@ -185,8 +186,8 @@ global_asm!(
     .align 16
     ipc_words:
         test r9d, {NOT_ONLY_WORDS}
-        jnz syscall_typed_ipc
-        IPC_CHECKS words
+        jnz syscall_answer_ipc
+        IPC_CHECKS words, syscall_answer_ipc
     ipc_words_commit:
         # ---- point of no return ----
         mov r8, [{CURRENT}]
