@@ -1,6 +1,6 @@
 //! The controller: runs a list of tests and survives those that hang.
 
-use super::{Ctx, Place, Test, TestResult, arena, ctx, ids, pager, report};
+use super::{Ctx, Place, Test, TestResult, arena, ctx, ids, pager, report, settle};
 use core::sync::atomic::{AtomicU64, Ordering};
 use libl4::exit::{self, Outcome};
 use libl4::sys::{self, Schedule};
@@ -63,6 +63,7 @@ fn set_up() {
     }
     let stack = PAGER_STACK.take().expect("unused");
     start_thread(ids::pager(), ids::PAGER, ctx::PAGER_PRIORITY, &stack, pager::main);
+    settle::set_up();
     start_runner();
 }
 

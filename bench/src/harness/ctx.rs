@@ -1,7 +1,7 @@
 //! What a test gets: its place, puppets, spare ids, patience.
 
 use super::puppet::{self, Outcome, Puppet};
-use super::{IpcCmd, Place, TestResult, ids, pager};
+use super::{IpcCmd, Place, TestResult, ids, pager, settle};
 use crate::{check, need};
 use l4abi::exregs::Control;
 use libl4::sys::{self, Exregs, Schedule, ThreadControl};
@@ -155,9 +155,16 @@ impl Ctx {
     }
 
     /// Gives everybody time to block: puppets have a lower priority than the runner, and other CPUs
-    /// need a moment.
+    /// need a moment. Where somebody does not block, he runs for a while.
     pub fn settle(&self) {
-        time::sleep_us(if self.place.same_cpu() { 4_000 } else { 15_000 });
+        let far = !self.place.same_cpu();
+        let blocked = self.place.cpu().is_some_and(settle::wait_for);
+        time::sleep_us(match (blocked, far) {
+            (true, false) => 500,
+            (true, true) => 3_000,
+            (false, false) => 4_000,
+            (false, true) => 15_000,
+        });
     }
 
     /// Waits until `partner` is in this phase of an IPC.

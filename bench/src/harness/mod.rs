@@ -19,6 +19,7 @@ pub mod pager;
 mod perform;
 pub mod puppet;
 pub mod report;
+mod settle;
 
 pub use controller::run;
 pub use ctx::{Ctx, PuppetOptions};

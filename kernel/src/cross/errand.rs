@@ -4,7 +4,7 @@ use kcore::ipc::{Key, State};
 use l4abi::error::IpcCode;
 use l4abi::syscall::SyscallNo;
 
-use crate::cross::{reach, transfer};
+use crate::cross::{must_stay, reach, transfer, would_cross};
 use crate::ipc::result::{Phase, fail};
 use crate::ipc::timeout::{self, Deadline};
 use crate::sched::percpu::PerCpu;
@@ -68,6 +68,11 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
             None => {
                 sched::clear_wakeup(cpu, t);
                 fail(cpu, t, Phase::Send, IpcCode::NoPartner, 0)
+            }
+            // It was queued here and moved away.
+            Some(d) if must_stay(t, d) => {
+                sched::clear_wakeup(cpu, t);
+                would_cross(cpu, t, d)
             }
             Some(d) if reach(cpu, t, d, Errand::Send { dest, since }) => {
                 send_here(cpu, t, d, since)

@@ -326,15 +326,25 @@ pub fn forward(cpu: &PerCpu, me: TcbRef, t: TcbRef, call: SyscallNo) -> Next {
     }
 }
 
+/// Whether `me` has said that its message shall not cross, and `dest` lives on another CPU.
+pub fn must_stay(me: TcbRef, dest: TcbRef) -> bool {
+    dest.travel.home() != me.travel.home()
+        && !me.key().has(Key::KERNEL_IPC)
+        && IpcFlags::of(utcb::flags(me)).contains(IpcFlags::STAY_ON_CPU)
+}
+
+/// The send phase of `me`, which must stay, ends with the processor number of `dest`.
+#[cold]
+pub fn would_cross(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
+    // Bit 63 of the error word: it is not zero even for processor 0.
+    let offset = u64::from(dest.travel.home()) | 1 << 59;
+    fail(cpu, me, Phase::Send, IpcCode::WouldCross, offset)
+}
+
 /// Send phase of `me` to a thread on another CPU.
 pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
-    if !me.key().has(Key::KERNEL_IPC)
-        && IpcFlags::of(utcb::flags(me)).contains(IpcFlags::STAY_ON_CPU)
-        && dest.travel.home() != me.travel.home()
-    {
-        // Bit 63 of the error word: it is not zero even for processor 0.
-        let offset = u64::from(dest.travel.home()) | 1 << 59;
-        return fail(cpu, me, Phase::Send, IpcCode::WouldCross, offset);
+    if must_stay(me, dest) {
+        return would_cross(cpu, me, dest);
     }
     count(Counter::CrossIpc);
     match reach(cpu, me, dest, Errand::Send { dest: dest.id.get(), since: 0 }) {

@@ -199,6 +199,10 @@ pub fn send_local(
 /// `dest` does not wait for `me`: `me` polls, or gives up at once.
 #[inline(never)]
 fn not_ready(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: Option<timeout::Deadline>) -> Next {
+    // A visitor from another CPU would take those who wait for it there.
+    if dest.key().has(Key::VISITING) && crate::cross::must_stay(me, dest) {
+        return crate::cross::would_cross(cpu, me, dest);
+    }
     match deadline.unwrap_or_else(|| timeout::send_deadline(me)) {
         timeout::Deadline::Now => fail(cpu, me, Phase::Send, IpcCode::Timeout, 0),
         deadline => {
