@@ -9,6 +9,7 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kcore::cross::mailbox::Mailbox;
+use kcore::cross::pending::Pending;
 use kcore::cross::post::Post;
 use kcore::layout::{self, cpu_local};
 use kcore::types::{ApicId, CpuId, NodeId, PhysAddr};
@@ -86,6 +87,8 @@ pub struct Shared {
     pub mailbox: Mailbox<AtomicU64>,
     /// CPUs that want this one to forget translations, a bit each.
     pub shootdowns: Post<AtomicU64, { layout::MAX_CPUS / 64 }>,
+    /// The CPU changes mappings and has not had everybody forget them yet.
+    pub pending: Pending<AtomicU64>,
     /// Interrupt lines whose handler has come here, a bit each.
     pub irq_lines: Post<AtomicU64, { layout::MAX_SYSTEM_BASE as usize / 64 }>,
     /// What this CPU wants others to forget.
@@ -119,6 +122,7 @@ impl CpuBlock {
                 kernel_root,
                 mailbox: Mailbox::new(AtomicU64::new(0), AtomicU64::new(0)),
                 shootdowns: Post::new([const { AtomicU64::new(0) }; layout::MAX_CPUS / 64]),
+                pending: Pending::new(AtomicU64::new(0)),
                 irq_lines: Post::new(
                     [const { AtomicU64::new(0) }; layout::MAX_SYSTEM_BASE as usize / 64],
                 ),

@@ -15,7 +15,7 @@ static STACKS: [Stack<4096>; PLACES.len()] = [const { Stack::new() }; PLACES.len
 /// Lower than everybody's in a test.
 const PRIORITY: u8 = 1;
 /// How long to wait for the answer: the CPU may be kept busy on purpose.
-const PATIENCE: Time = Time::period_us(15_000);
+const PATIENCE: Time = Time::period_us(60_000);
 
 fn id(n: usize) -> ThreadId {
     ThreadId::global(ids::number(ids::SLOTS + n as u32), 1)

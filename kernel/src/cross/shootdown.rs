@@ -81,11 +81,31 @@ impl Request {
     }
 }
 
-/// Does what `set` asks for and empties it. No lock is held.
+/// Does what `set` asks for and empties it. No lock is held. Follows every stay in the mapping database.
+#[inline]
 pub fn flush(set: &mut FlushSet) {
-    if set.is_empty() {
-        return;
+    if !set.is_empty() {
+        flush_some(set);
     }
+    cpu::this().shared.pending.withdraw();
+}
+
+/// Waits until everybody has forgotten what other CPUs had taken out of tables until now: who found nothing to do
+/// there must not say that it is gone before it is (`kcore::cross::pending`).
+pub fn wait_for_others() {
+    fence(Ordering::SeqCst);
+    let me = usize::from(this_cpu().number());
+    for number in (0..cpu::count()).filter(|&n| n != me) {
+        if let Some(shared) = cpu::shared_of(CpuId::new(number as u16)) {
+            shared.pending.wait(|| {
+                serve();
+                core::hint::spin_loop();
+            });
+        }
+    }
+}
+
+fn flush_some(set: &mut FlushSet) {
     let cpu = this_cpu();
     let kind = if set.everything() { kind::USER } else { kind::RANGES };
     let ranges = set.ranges();

@@ -146,6 +146,8 @@ impl Env for Kernel {
     }
 
     fn lock_tree(&self, node: NodeId) {
+        // Entries are changed under this lock only; `shootdown::flush` withdraws it.
+        crate::cpu::this().shared.pending.announce();
         home::of(node).tree.acquire();
     }
 

@@ -59,6 +59,7 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     cpu.map_hint.set(session.hint());
     drop(session);
     shootdown::flush(&mut flush);
+    shootdown::wait_for_others();
     me.set_reg(reg::RDI, me.local_id.get());
     Next::Thread(me)
 }

@@ -7,6 +7,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use super::mailbox::{Letter, Mailbox, Ring, Word};
+use super::pending::Pending;
 use super::post::Post;
 
 impl Word for AtomicU64 {
@@ -197,4 +198,62 @@ fn either_the_root_is_seen_or_the_walk_sees_the_change() {
         let walked = switching.join().unwrap();
         assert!(told || walked == 0, "a stale translation that nobody flushes");
     });
+}
+
+/// Two CPUs unmap the same page, which a third has cached. `announced` is whether the first one says so.
+fn unmapped_twice(announced: bool) -> bool {
+    let post = Arc::new(Post::new([AtomicU64::new(0)]));
+    let pending = Arc::new(Pending::new(AtomicU64::new(0)));
+    let entry = Arc::new(AtomicU64::new(1));
+    let cached = Arc::new(AtomicU64::new(1));
+    let first = {
+        let (post, pending, entry) = (post.clone(), pending.clone(), entry.clone());
+        thread::spawn(move || {
+            if announced {
+                pending.announce();
+            }
+            entry.swap(0, Ordering::AcqRel);
+            post.ask(0);
+            while post.is_open(0) {
+                thread::yield_now();
+            }
+            pending.withdraw();
+        })
+    };
+    let holder = {
+        let (post, cached) = (post.clone(), cached.clone());
+        thread::spawn(move || {
+            while cached.load(Ordering::Relaxed) != 0 {
+                post.answer(|_| cached.store(0, Ordering::Relaxed));
+                thread::yield_now();
+            }
+        })
+    };
+    // The second finds the entry empty: nothing to do, nobody to ask.
+    let mut stale = false;
+    if entry.load(Ordering::Relaxed) == 0 {
+        loom::sync::atomic::fence(Ordering::SeqCst);
+        pending.wait(thread::yield_now);
+        stale = cached.load(Ordering::Relaxed) != 0;
+    }
+    first.join().unwrap();
+    holder.join().unwrap();
+    stale
+}
+
+#[test]
+fn who_finds_a_page_gone_waits_until_it_is_forgotten() {
+    model("two unmaps of one page", || {
+        assert!(!unmapped_twice(true), "returned before the page was forgotten");
+    });
+}
+
+#[test]
+fn without_the_announcement_the_model_finds_the_hole() {
+    let found = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let seen = found.clone();
+    model("two unmaps of one page, silent", move || {
+        seen.fetch_add(u64::from(unmapped_twice(false)), Ordering::Relaxed);
+    });
+    assert!(found.load(Ordering::Relaxed) > 0, "the model does not show what it is for");
 }

@@ -21,6 +21,7 @@ mod loom_tests;
 pub mod mailbox;
 #[cfg(all(test, not(miri)))]
 mod model;
+pub mod pending;
 pub mod post;
 
 use crate::ipc::Key;
