@@ -54,6 +54,33 @@ impl<'a> Sorted<'a> {
     }
 }
 
+/// Words that [`pack`] makes.
+pub const PACKED: usize = 7;
+
+/// A series as words, for a message.
+#[must_use]
+pub const fn pack(series: Result<Summary, Unstable>) -> [u64; PACKED] {
+    match series {
+        Ok(Summary { median, p90, p99, min, max, n }) => [0, median, p90, p99, min, max, n],
+        Err(Unstable::TooFew) => [1, 0, 0, 0, 0, 0, 0],
+        Err(Unstable::Drift { first, second }) => [2, first, second, 0, 0, 0, 0],
+        Err(Unstable::Wide { median, p90 }) => [3, median, p90, 0, 0, 0, 0],
+    }
+}
+
+/// What [`pack`] made.
+///
+/// # Errors
+/// The [`Unstable`] that was packed; `TooFew` for words that it cannot have made.
+pub const fn unpack(words: [u64; PACKED]) -> Result<Summary, Unstable> {
+    match words {
+        [0, median, p90, p99, min, max, n] => Ok(Summary { median, p90, p99, min, max, n }),
+        [2, first, second, ..] => Err(Unstable::Drift { first, second }),
+        [3, median, p90, ..] => Err(Unstable::Wide { median, p90 }),
+        _ => Err(Unstable::TooFew),
+    }
+}
+
 /// Why a series is not reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unstable {
@@ -179,6 +206,20 @@ mod tests {
         let mut outlier = [10; 100];
         outlier[50] = 5000;
         assert_eq!(judge(&mut outlier, 0).map(|s| (s.p99, s.max)), Ok((10, 5000)));
+    }
+
+    #[test]
+    fn series_survive_a_message() {
+        let summary = Summary { median: 1, p90: 2, p99: 3, min: 4, max: 5, n: 6 };
+        for series in [
+            Ok(summary),
+            Err(Unstable::TooFew),
+            Err(Unstable::Drift { first: 1, second: 2 }),
+            Err(Unstable::Wide { median: 3, p90: 9 }),
+        ] {
+            assert_eq!(unpack(pack(series)), series);
+        }
+        assert_eq!(unpack([9; PACKED]), Err(Unstable::TooFew));
     }
 
     #[test]
