@@ -21,6 +21,7 @@ use crate::cross::quarantine::Quarantine;
 use crate::cross::shootdown::Request;
 use crate::memory::home::Magazine;
 use crate::sched::percpu::PerCpu;
+use crate::trace::Ring;
 use crate::util::sealed;
 
 /// The block at the start of the CPU-local window.
@@ -95,6 +96,8 @@ pub struct Shared {
     pub request: Request,
     /// Traffic with other CPUs.
     pub counters: Counters,
+    /// What the CPU did.
+    pub trace: Ring,
 }
 
 const _: () = {
@@ -128,6 +131,7 @@ impl CpuBlock {
                 ),
                 request: Request::new(),
                 counters: Counters::new(),
+                trace: Ring::new(),
             },
         }
     }

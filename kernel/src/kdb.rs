@@ -60,21 +60,25 @@ fn read_blocked(me: TcbRef) -> Next {
 /// The message of an 'Enter' that asks for the cross-CPU counters as records.
 const COUNTERS: &[u8; 8] = b"counters";
 
-/// 'Enter': says the message and goes on.
+/// 'Enter': says the message and goes on. A NOP before the jump asks for nothing more in any kernel.
 fn enter(me: TcbRef, code: [u8; 2]) {
     const JUMP_OVER: u8 = 0xEB;
-    let mut text = [0u8; 7];
     let Some(space) = me.space.get() else { return };
-    user::read_some(space, me.reg(reg::RIP) + 2, &mut text);
-    if code[0] == JUMP_OVER && text[..3] == [0x48, 0xC7, 0xC0] {
-        let at = i32::from_le_bytes([text[3], text[4], text[5], text[6]]);
+    let jump = me.reg(reg::RIP) + u64::from(code[0] == debugger::NOP);
+    let mut text = [0u8; 9];
+    user::read_some(space, jump, &mut text);
+    if text[0] == JUMP_OVER && text[2..5] == [0x48, 0xC7, 0xC0] {
+        let at = i64::from(i32::from_le_bytes([text[5], text[6], text[7], text[8]])) as u64;
         let mut word = [0u8; COUNTERS.len()];
-        if user::read_some(space, at as i64 as u64, &mut word) == word.len() && &word == COUNTERS {
+        user::read_some(space, at, &mut word);
+        if &word == COUNTERS {
             crate::cross::counters::print();
-            return;
+        } else if &word == debugger::LEAVING {
+            crate::trace::print();
+        } else {
+            crate::console::print(format_args!("--- thread {:#x}: ", me.id.get()));
+            print_string(space, at);
+            crate::println!(" ---");
         }
-        crate::console::print(format_args!("--- thread {:#x}: ", me.id.get()));
-        print_string(space, at as i64 as u64);
-        crate::println!(" ---");
     }
 }

@@ -27,6 +27,7 @@ mod space;
 mod syscall;
 mod thread;
 mod time;
+mod trace;
 mod trap;
 mod util;
 

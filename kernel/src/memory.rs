@@ -136,6 +136,16 @@ pub fn alloc_page_raw(node: NodeId) -> Result<PhysAddr, OutOfMemory> {
     Ok(directory.alloc_page_on(directory.home_of(node))?.into_phys())
 }
 
+/// At least `bytes` of zeroed words from the pool that `node` draws from, a power of two of pages; never given back.
+#[cfg(feature = "trace")]
+pub fn alloc_words(node: NodeId, bytes: u64) -> Option<&'static [core::sync::atomic::AtomicU64]> {
+    let pages = bytes.div_ceil(PAGE_SIZE).checked_next_power_of_two()?;
+    let start = alloc_pages(node, pages).ok()?;
+    let length = (pages * PAGE_SIZE / 8) as usize;
+    // SAFETY: zeroed pool memory of that length, mapped and nobody else's for ever; zero words are valid atomics.
+    Some(unsafe { core::slice::from_raw_parts(pointer(start), length) })
+}
+
 /// Fills freshly allocated pool memory with zeros.
 fn zero(range: PhysRange) {
     debug_assert!(range.start.is_aligned(PAGE_SIZE));

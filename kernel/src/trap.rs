@@ -12,7 +12,7 @@ use crate::sched::{self, Next};
 use crate::space::{self, user};
 use crate::thread::tcb::{Outer, TcbRef, reg};
 use crate::thread::{self, utcb};
-use crate::{arch, irq, kdb, println};
+use crate::{arch, irq, kdb, println, trace};
 
 const DEBUG: u8 = 1;
 /// Vector of an undefined instruction.
@@ -29,7 +29,7 @@ pub extern "C" fn page_fault_from_user(me: TcbRef, address: u64, error: u64) -> 
     let access = access_of(error);
     match short::page_fault(cpu, me, address, access) {
         Some(pager) => sched::leave_to(cpu, pager),
-        None => sched::leave(cpu, page_fault(cpu, me, address, access)),
+        None => trace::leave(sched::leave(cpu, page_fault(cpu, me, address, access))),
     }
 }
 
@@ -44,7 +44,7 @@ pub extern "C" fn trap_from_user(vector: u64, error: u64, me: TcbRef) -> TcbRef 
         v if v < vectors::FIRST_INTERRUPT => exception(cpu, me, v, error),
         v => interrupt(cpu, v),
     };
-    sched::leave(cpu, next)
+    trace::leave(sched::leave(cpu, next))
 }
 
 /// An interrupt in kernel mode, where only the idle loop and the windows between bounded steps let any in. Who
@@ -64,6 +64,7 @@ pub fn interrupt_in_kernel(vector: u8) {
 /// An interrupt of this CPU. Answers who should run.
 fn interrupt(cpu: &PerCpu, vector: u8) -> Next {
     let current = cpu.current.get();
+    trace::interrupt(vector, current);
     let next = match vector {
         vectors::TIMER => {
             arch::x86_64::apic::end_of_interrupt();
@@ -114,6 +115,7 @@ fn access_of(error: u64) -> u8 {
 /// A page fault of `me` at `address`: to its pager, or resolved here for sigma0.
 #[inline(never)]
 fn page_fault(cpu: &PerCpu, me: TcbRef, address: u64, access: u8) -> Next {
+    trace::page_fault(me, address, access);
     if space::is_sigma0(me)
         && me.space.get().is_some_and(|s| space::mapping::resolve_identity(s, address))
     {
@@ -125,6 +127,7 @@ fn page_fault(cpu: &PerCpu, me: TcbRef, address: u64, access: u8) -> Next {
 
 /// An exception of `me`, the running thread: to its exception handler; without one the thread stops.
 pub fn exception(cpu: &PerCpu, me: TcbRef, vector: u8, error: u64) -> Next {
+    trace::exception(me, vector, error);
     if vector == DEBUG {
         arch::x86_64::regs::clear_debug_status();
     }

@@ -29,6 +29,7 @@ pub fn exit(outcome: Outcome) -> ! {
         Outcome::Failed => debug_exit::FAILED,
     };
     crate::roi::finish();
+    arch::announce_leaving();
     arch::port_write(debug_exit::PORT, code as u8);
     crate::thread::sleep_forever()
 }

@@ -5,6 +5,7 @@ use crate::{
     symbols::Symbols,
 };
 use anyhow::{Context, Result};
+use l4abi::trace;
 use serde_json::{Map, Value};
 use std::{
     fs::File,
@@ -42,6 +43,8 @@ pub struct Seen {
     pub epitaph: Vec<String>,
     /// The last lines of ordinary output.
     pub tail: Vec<String>,
+    /// Lines of a kernel trace, without their prefix. They go to the log, but are not shown.
+    pub trace: Vec<String>,
 }
 
 impl Follower {
@@ -71,8 +74,8 @@ impl Follower {
         // Shown byte by byte as it comes, so that prompts and echoes work; explanations follow
         // after the end of the line that they explain.
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.show(part)?;
             self.pending.extend_from_slice(part);
+            self.show_pending(part.len())?;
             if part.ends_with(b"\n") || self.pending.len() > LONGEST_LINE {
                 let line = std::mem::take(&mut self.pending);
                 self.line(&String::from_utf8_lossy(&line))?;
@@ -90,9 +93,27 @@ impl Follower {
         Ok(self.seen)
     }
 
+    /// Shows the last `fresh` bytes of the pending line, unless it is or may become a line of a trace.
+    fn show_pending(&mut self, fresh: usize) -> Result<()> {
+        let prefix = trace::PREFIX.as_bytes();
+        let length = self.pending.len();
+        let held =
+            |length: usize| length <= prefix.len() && prefix.starts_with(&self.pending[..length]);
+        let hidden = self.pending.starts_with(prefix) || held(length);
+        // What was held back because it might have become such a line is shown now.
+        let before = length - fresh;
+        let from = if held(before) { 0 } else { before };
+        let bytes = self.pending[from..].to_vec();
+        self.write(&bytes[bytes.len() - fresh..], if hidden { &[] } else { &bytes })
+    }
+
     fn show(&mut self, bytes: &[u8]) -> Result<()> {
-        self.log.write_all(bytes).context("cannot write the serial log")?;
-        if self.echo {
+        self.write(bytes, bytes)
+    }
+
+    fn write(&mut self, to_log: &[u8], bytes: &[u8]) -> Result<()> {
+        self.log.write_all(to_log).context("cannot write the serial log")?;
+        if self.echo && !bytes.is_empty() {
             let mut out = stdout().lock();
             out.write_all(bytes).and_then(|()| out.flush()).context("cannot write the console")?;
         }
@@ -101,6 +122,10 @@ impl Follower {
 
     fn line(&mut self, line: &str) -> Result<()> {
         let line = line.trim_end_matches(['\r', '\n']);
+        if let Some(line) = line.strip_prefix(trace::PREFIX) {
+            self.seen.trace.push(line.to_string());
+            return Ok(());
+        }
         match records::parse(line) {
             Line::Record(record) => self.record(record)?,
             Line::Broken(reason) => self.seen.broken.push(format!("{reason}: {line}")),

@@ -21,12 +21,16 @@ pub const TARGET: &str = "x86_64-unknown-none";
 const PACKAGES: [&str; 5] = ["kernel", "sigma0", "roottask", "app_pager", "bench"];
 
 /// How the guest is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// Optimised; what is measured and tested.
+    #[default]
     Release,
     /// With the kernel debugger.
     Debug,
+    /// The same as `Release`, but for a kernel that can trace (docs/design/tracing.md).
+    Traced,
 }
 
 impl Profile {
@@ -35,7 +39,13 @@ impl Profile {
         match self {
             Self::Release => "release",
             Self::Debug => "debug",
+            Self::Traced => "traced",
         }
+    }
+
+    /// The profile of everything but the kernel.
+    fn of_programs(self) -> Self {
+        if self == Self::Traced { Self::Release } else { self }
     }
 }
 
@@ -67,23 +77,46 @@ struct MessageTarget {
 pub fn build(profile: Profile) -> Result<Programs> {
     doctor::ensure_rust()?;
     let packages = guest_packages()?;
-    let mut command = cargo("build");
-    command.args(["--target", TARGET, "--message-format", "json-render-diagnostics", "--quiet"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    let mut command = build_command(profile.of_programs());
     select(&mut command, &packages);
     let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
-    say::step("Building", &format!("{} ({})", names.join(", "), profile.name()));
-    let built = run_build(command)?;
-    let directory = paths::output(profile)?;
+    say::step("Building", &format!("{} ({})", names.join(", "), profile.of_programs().name()));
     let mut programs = Programs::new();
-    for (name, full) in built {
+    collect(command, profile.of_programs(), &mut programs)?;
+    if profile == Profile::Traced {
+        programs.extend(traced_kernel()?);
+    }
+    Ok(programs)
+}
+
+/// The kernel with trace points, in a profile of its own, so that it and the measured one do not replace each other.
+pub fn traced_kernel() -> Result<Programs> {
+    let mut command = build_command(Profile::Traced);
+    command.args(["--package", "kernel", "--features", "kernel/trace", "--bins"]);
+    say::step("Building", "kernel (traced)");
+    let mut programs = Programs::new();
+    collect(command, Profile::Traced, &mut programs)?;
+    Ok(programs)
+}
+
+fn build_command(profile: Profile) -> Command {
+    let mut command = cargo("build");
+    command.args(["--target", TARGET, "--message-format", "json-render-diagnostics", "--quiet"]);
+    if profile != Profile::Debug {
+        command.args(["--profile", profile.name()]);
+    }
+    command
+}
+
+/// Runs a build and strips a copy of each program.
+fn collect(command: Command, profile: Profile, programs: &mut Programs) -> Result<()> {
+    let directory = paths::output(profile)?;
+    for (name, full) in run_build(command)? {
         let stripped = directory.join(&name);
         strip(&full, &stripped, profile)?;
         programs.insert(name, Program { full, stripped });
     }
-    Ok(programs)
+    Ok(())
 }
 
 /// Tells a cargo command to work on all guest programs.
@@ -150,7 +183,7 @@ fn strip(from: &Path, to: &Path, profile: Profile) -> Result<()> {
     if fresh(to).zip(fresh(from)).is_some_and(|(copy, original)| copy > original) {
         return Ok(());
     }
-    let what = if profile == Profile::Release { "--strip-all" } else { "--strip-debug" };
+    let what = if profile == Profile::Debug { "--strip-debug" } else { "--strip-all" };
     let output = Command::new(doctor::objcopy()?)
         .arg(what)
         .args([from, to])

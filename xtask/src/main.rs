@@ -22,6 +22,7 @@ mod say;
 mod sim;
 mod symbols;
 mod test;
+mod trace;
 mod workspace;
 
 use clap::Parser;

@@ -13,8 +13,9 @@ use crate::{
     records::{self, Conditions},
     say,
     symbols::Symbols,
+    trace,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use std::{
     fs::{self, File},
     io::{IsTerminal, stdin},
@@ -101,10 +102,13 @@ impl Guest<'_> {
 /// `cargo xtask run`.
 pub fn command(args: &RunArgs) -> Result<u8> {
     let machine = machine(args)?;
-    ensure!(args.trace.is_none(), "--trace: the kernel has no trace buffer yet");
     let limit = limit(args)?;
     doctor::ensure_emulator(args.boot == Boot::Uefi)?;
-    let profile = if args.debug { Profile::Debug } else { Profile::Release };
+    let profile = match (args.debug, &args.trace) {
+        (true, _) => Profile::Debug,
+        (false, Some(_)) => Profile::Traced,
+        (false, None) => Profile::Release,
+    };
     let programs = guest::build(profile)?;
     let kernel = guest::kernel(&programs)?;
     let media = media(args, profile, &programs)?;
@@ -136,7 +140,27 @@ pub fn command(args: &RunArgs) -> Result<u8> {
         extra: &[],
     }
     .run()?;
-    conclude(&outcome, args.verbose)
+    let code = conclude(&outcome, args.verbose)?;
+    if let Some(file) = &args.trace {
+        let mut names = names(args, &programs);
+        let summary = trace::write(&outcome.seen.trace, &mut names, file)?;
+        trace::tell(&summary, file);
+    }
+    Ok(code)
+}
+
+/// The programs that may run in the guest. The user's own come first.
+fn names(args: &RunArgs, programs: &guest::Programs) -> trace::Names {
+    let mut names = trace::Names::default();
+    for (name, file) in [("sigma0", &args.sigma0), ("roottask", &args.roottask)] {
+        if let Some(file) = file.as_ref().filter(|file| file.exists()) {
+            names.add(file.file_stem().and_then(|stem| stem.to_str()).unwrap_or(name), file);
+        }
+    }
+    for (name, program) in programs {
+        names.add(name, &program.full);
+    }
+    names
 }
 
 /// Tells how the run went and gives the exit code.
@@ -197,6 +221,8 @@ fn limit(args: &RunArgs) -> Result<Option<Duration>> {
 }
 
 fn media(args: &RunArgs, profile: Profile, programs: &guest::Programs) -> Result<Media> {
+    let traced = if args.trace.is_some() { "trace=on " } else { "" };
+    let append = format!("{traced}{}", args.append);
     let mut options = pack::Options {
         manifest: args.manifest.clone(),
         sigma0: args.sigma0.clone(),
@@ -206,9 +232,9 @@ fn media(args: &RunArgs, profile: Profile, programs: &guest::Programs) -> Result
     if args.boot == Boot::Direct {
         let archive = pack::pack(profile, programs, &options)?;
         let kernel = guest::kernel(programs)?.stripped.clone();
-        return Ok(Media::Direct { kernel, archive, append: args.append.clone() });
+        return Ok(Media::Direct { kernel, archive, append });
     }
-    options.command_line = Some(args.append.clone());
+    options.command_line = Some(append);
     let archive = pack::pack(profile, programs, &options)?;
     let kernel = guest::kernel(programs)?;
     Ok(if args.boot == Boot::Bios {

@@ -63,6 +63,10 @@ pub struct Options {
     pub silent_cpu: Option<u32>,
     /// Print what the boot stages find.
     pub verbose: bool,
+    /// Record what the kernel does; only in a kernel that was built for it.
+    pub trace: bool,
+    /// Bytes of each CPU's trace.
+    pub trace_size: u64,
 }
 
 impl Options {
@@ -81,6 +85,8 @@ impl Options {
         max_cpus: None,
         silent_cpu: None,
         verbose: false,
+        trace: false,
+        trace_size: 128 << 10,
     };
 }
 
@@ -184,6 +190,12 @@ const KNOWN: &[Known] = &[
     },
     Known { name: "silent", takes: "cpuN", set: |o, v| put(&mut o.silent_cpu, cpu(v).map(Some)) },
     Known { name: "verbose", takes: "on|off", set: |o, v| put(&mut o.verbose, switch(v)) },
+    Known { name: "trace", takes: "on|off", set: |o, v| put(&mut o.trace, switch(v)) },
+    Known {
+        name: "trace_size",
+        takes: "BYTES[K|M|G]",
+        set: |o, v| put(&mut o.trace_size, size(v)),
+    },
 ];
 
 /// Stores a value that was understood.
@@ -261,7 +273,7 @@ mod tests {
     fn every_option_is_stored() {
         let line = "exit=boot test=boot panic=cpu3 text_replication=off tcb_migration=off \
                     node_pools=flat page_table_replication=off cache=off fastpath=off \
-                    pool_size=16M maxcpus=5 silent=cpu2 verbose=on";
+                    pool_size=16M maxcpus=5 silent=cpu2 verbose=on trace=on trace_size=1M";
         let want = Options {
             exit: Some(Exit::Boot),
             test: Some(SelfTest::Boot),
@@ -276,6 +288,8 @@ mod tests {
             max_cpus: Some(5),
             silent_cpu: Some(2),
             verbose: true,
+            trace: true,
+            trace_size: 1 << 20,
         };
         assert_eq!(parse(line), Ok(want));
         assert_eq!(line.split_ascii_whitespace().count(), KNOWN.len());

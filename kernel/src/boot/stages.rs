@@ -44,7 +44,13 @@ pub fn options(_: &Console, handoff: &Handoff, window: &BootWindow) -> Options {
     if handoff.command_line_cut {
         fatal(format_args!("the kernel command line is too long"));
     }
-    options::parse(line).unwrap_or_else(|error| fatal(format_args!("{error}")))
+    let options = options::parse(line).unwrap_or_else(|error| fatal(format_args!("{error}")));
+    if options.trace && !crate::trace::BUILT {
+        fatal(format_args!(
+            "trace=on: this kernel has no trace buffer; `cargo xtask run --trace` does"
+        ));
+    }
+    options
 }
 
 /// The firmware's memory, sorted.

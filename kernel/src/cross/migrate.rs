@@ -43,6 +43,7 @@ pub fn check(me: TcbRef, t: TcbRef, to: u16) -> Result<u64, ErrorCode> {
 
 /// The part that cannot fail; `root` is the answer of [`check`].
 pub fn commit(cpu: &PerCpu, me: TcbRef, t: TcbRef, to: u16, root: u64) -> Next {
+    crate::trace::migrate(t, to);
     t.travel.set_home(to);
     t.root.set(root);
     utcb::set_processor(t, to);

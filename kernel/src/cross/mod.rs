@@ -44,7 +44,7 @@ use crate::sched::percpu::PerCpu;
 use crate::sched::{self, NEVER_US, Next};
 use crate::thread::tcb::{Sender, TcbRef};
 use crate::thread::{self, utcb};
-use crate::{cpu, irq, time};
+use crate::{cpu, irq, time, trace};
 
 /// How long a thread waits before it looks again for one that is under way.
 const RETRY_US: u64 = 20;
@@ -116,6 +116,7 @@ pub fn serve_shootdowns() {
 /// An interrupt of another CPU arrived. Requests wait for the way out of the kernel ([`poll`]).
 pub fn on_interrupt(cpu: &PerCpu, vector: u8) {
     count(Counter::InterruptsReceived);
+    trace::ipi_received(vector);
     match vector {
         vectors::SHOOTDOWN => serve_shootdowns(),
         _ => cpu::this().shared.irq_lines.take(|line| settle(cpu, irq::handle(cpu, line as u32))),
@@ -160,6 +161,7 @@ fn welcome(cpu: &PerCpu, parcel: Parcel) -> TcbRef {
     let here = cpu.number();
     let page = thread::table::in_window(parcel.0);
     let t = thread::slot(l4abi::id::ThreadId::from_raw(page.id.get()).number().0);
+    trace::arrive(t.number());
     let (word, bit) = (usize::from(here / 64), 1u64 << (here % 64));
     let known = page.travel.known[word].get();
     if known & bit == 0 {
@@ -198,6 +200,7 @@ pub fn depart(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand) {
 
 fn dispatch(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand, followers: &List<TcbRef, Sender>) {
     debug_assert!(to != cpu.number() && t.key().cpu() == cpu.number());
+    trace::depart(t, to);
     while let Some(s) = t.senders.pop() {
         s.partner.set(None);
         s.travel.follows.set(t.id.get());
@@ -225,6 +228,7 @@ fn dispatch(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand, followers: &List<T
 /// Interrupts another CPU.
 fn ring(to: u16, vector: u8) {
     if let Some(id) = cpu::apic_id_of(CpuId::new(to)) {
+        trace::ipi_sent(vector, to);
         apic::send(vector, id);
     }
 }

@@ -26,6 +26,7 @@ use crate::cross::counters::{Counter, count};
 use crate::sched::percpu::PerCpu;
 use crate::sched::this_cpu;
 use crate::space::env::{self, Kernel};
+use crate::trace;
 
 /// More pages than this: all user translations at once.
 const SINGLY: u64 = 32;
@@ -174,11 +175,13 @@ fn tell(cpu: &PerCpu, kind: u64, ranges: &[FlushRange], wanted: impl Fn(CpuId) -
         if !asked {
             cpu::this().shared.request.write(kind, ranges);
             count(Counter::Shootdowns);
+            trace::shootdown_request(kind);
             asked = true;
         }
         targets[number / 64] |= 1 << (number % 64);
         shared.shootdowns.ask(me);
         if let Some(apic_id) = cpu::apic_id_of(id) {
+            trace::ipi_sent(vectors::SHOOTDOWN, number as u16);
             apic::send(vectors::SHOOTDOWN, apic_id);
             count(Counter::ShootdownInterrupts);
         }
@@ -193,6 +196,9 @@ fn tell(cpu: &PerCpu, kind: u64, ranges: &[FlushRange], wanted: impl Fn(CpuId) -
                 core::hint::spin_loop();
             }
         }
+    }
+    if asked {
+        trace::shootdown_done(&targets);
     }
 }
 
@@ -216,6 +222,7 @@ pub fn serve() {
                 (0..len).for_each(|i| forget_range(cpu, &request.range(i)));
             }
         }
+        trace::shootdown_served(from);
     });
 }
 

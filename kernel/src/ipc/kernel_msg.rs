@@ -21,6 +21,7 @@ use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread::tcb::{Exit, Outer, TcbRef, reg};
 use crate::thread::{self, utcb};
+use crate::trace;
 
 /// The kernel-made IPC that a thread is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,7 @@ pub fn raise(cpu: &PerCpu, t: TcbRef, ipc: KernelIpc, to: u64, outer: Outer) -> 
     t.virtual_sender.set(0);
     t.timeouts.set(0);
     let Some(dest) = thread::lookup(to) else { return failed(cpu, t) };
+    trace::ipc_send(t, dest, true);
     if dest.key().cpu() != t.key().cpu() {
         t.partner.set(None);
         return crate::cross::send(cpu, t, dest);
@@ -168,6 +170,7 @@ pub fn replied(t: TcbRef, sender: TcbRef, tag: MsgTag) {
     match t.kernel_ipc.get() {
         KernelIpc::Startup => {
             t.set_reg(reg::RIP, transfer::word(sender, 1));
+            trace::begin(t, t.reg(reg::RIP));
             t.set_reg(reg::RSP, transfer::word(sender, 2));
             t.set_reg(reg::RFLAGS, FLAGS_FIXED);
             t.exit.set(Exit::Iret);

@@ -29,6 +29,7 @@ use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next, work};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, utcb};
+use crate::trace;
 
 /// What an Ipc caller asks for, as its registers say it (reference 5.1).
 #[derive(Clone, Copy)]
@@ -89,6 +90,8 @@ fn nothing_special(cpu: &PerCpu, me: TcbRef, dest: TcbRef, tag: u64) -> bool {
 #[inline(always)]
 fn exchange(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Next {
     let tag = MsgTag::from_raw(call.tag);
+    trace::ipc_send(me, dest, false);
+    trace::ipc_receive(dest, me, tag.raw());
     transfer::own_words(me, dest, tag.untyped());
     dest.key.set(cpu.plain_ready());
     dest.set_reg(reg::R9, tag.with_flags(TagFlags::empty()).raw());
@@ -100,6 +103,7 @@ fn exchange(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Next {
     {
         me.awaited.set(call.from);
         me.key.set(cpu.plain_waiting());
+        trace::ipc_wait(me, call.from);
         return Next::Thread(dest);
     }
     me.virtual_sender.set(0);
@@ -167,6 +171,7 @@ fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
     if MsgTag::from_raw(me.reg(reg::R9)).is_propagated() {
         propagate(cpu, me, dest);
     }
+    trace::ipc_send(me, dest, false);
     if dest.key().cpu() != me.key().cpu() {
         return crate::cross::send(cpu, me, dest);
     }
@@ -327,6 +332,7 @@ pub fn receive_phase(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Next
     {
         me.awaited.set(from);
         me.set_state(State::Waiting);
+        trace::ipc_wait(me, from);
         return partner;
     }
     receive_phase_full(cpu, me, from, partner)
@@ -368,6 +374,7 @@ fn receive_phase_full(cpu: &PerCpu, me: TcbRef, from: u64, partner: Next) -> Nex
         timeout::Deadline::Now => receive_failed(cpu, me, IpcCode::Timeout, partner),
         deadline => {
             me.set_state(State::Waiting);
+            trace::ipc_wait(me, awaited.0);
             timeout::start(cpu, me, deadline);
             match partner {
                 Next::Thread(p) if p == me => Next::Schedule,

@@ -9,6 +9,7 @@ use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, utcb};
+use crate::trace;
 
 /// The phase in which an IPC failed; bit 0 of the error word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub enum Phase {
 #[inline(always)]
 pub fn received(dest: TcbRef, sender: TcbRef, tag: MsgTag) {
     dest.set_state(State::Ready);
+    trace::ipc_receive(dest, sender, tag.raw());
     if dest.key().has(Key::KERNEL_IPC) {
         kernel_msg::replied(dest, sender, tag);
         return;
@@ -108,7 +110,9 @@ pub fn error(t: TcbRef, tag: MsgTag, phase: Phase, code: IpcCode, offset: u64) {
     t.set_reg(reg::R9, tag.raw());
     t.set_reg(reg::RSI, 0);
     t.set_reg(reg::RDI, t.local_id.get());
-    utcb::set_error(t, phase as u64 | (code as u64) << 1 | offset << 4);
+    let word = phase as u64 | (code as u64) << 1 | offset << 4;
+    trace::ipc_error(t, word);
+    utcb::set_error(t, word);
 }
 
 /// A transfer failed: both partners learn it, each with its own code (reference 5.3). Both are ready

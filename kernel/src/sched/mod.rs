@@ -20,6 +20,7 @@ use crate::sched::percpu::PerCpu;
 use crate::thread;
 use crate::thread::tcb::TcbRef;
 use crate::time;
+use crate::trace;
 
 /// No deadline.
 pub const NEVER_US: u64 = u64::MAX;
@@ -50,6 +51,7 @@ pub fn enqueue(cpu: &PerCpu, t: TcbRef) {
         crate::cross::go_home(cpu, t);
         return;
     }
+    trace::wake(t);
     cpu.ready.enqueue(t, t.priority.get());
     if t.priority.get() > cpu.current.get().priority.get() {
         cpu.reschedule.set(true);
@@ -135,6 +137,7 @@ pub fn leave_to(cpu: &PerCpu, t: TcbRef) -> TcbRef {
 /// Makes `t`, a thread about which nothing is special, the running thread. The one that ran before is settled.
 #[inline(always)]
 fn switch(cpu: &PerCpu, t: TcbRef) {
+    trace::switch(t, cpu.current.get());
     cpu.current.set(t);
     cpu.current_id.set(t.id.get());
     cpu.expected_key.set(cpu.short_key());
@@ -238,6 +241,7 @@ fn activate(cpu: &PerCpu, t: TcbRef) {
     if may_run(cpu, before) && before != cpu.idle.get() && !before.ready_link.is_queued() {
         cpu.ready.enqueue_first(before, before.priority.get());
     }
+    trace::switch(t, before);
     cpu.current.set(t);
     cpu.current_id.set(t.id.get());
     t.clear_flag(Key::CHANGED);
@@ -325,6 +329,7 @@ pub fn on_timer(cpu: &PerCpu) -> Next {
     let now = time::now_us();
     while let Some(t) = cpu.wakeups.pop_due(now) {
         t.clear_flag(Key::TIMED);
+        trace::timeout(t);
         crate::ipc::timeout::expired(cpu, t);
     }
     let current = cpu.current.get();
@@ -382,11 +387,14 @@ pub fn remaining_slice(cpu: &PerCpu, t: TcbRef) -> u64 {
 /// processor starts the first ones.
 pub fn run(boot_processor: bool) -> ! {
     let cpu = this_cpu();
-    let fastpath = crate::machine::get().options.fastpath;
+    let options = &crate::machine::get().options;
+    // The short paths have no trace points.
+    let fastpath = options.fastpath && !options.trace;
     entry::init(fastpath);
     if fastpath {
         cpu.allow_short_paths();
     }
+    trace::start(cpu);
     time::start_cpu(cpu);
     fpu::init(crate::machine::get().features.xsave);
     match memory::alloc_page(cpu.node()) {
@@ -396,5 +404,5 @@ pub fn run(boot_processor: bool) -> ! {
     if boot_processor {
         crate::boot::servers::start(crate::machine::get(), cpu);
     }
-    entry::start(leave(cpu, Next::Schedule))
+    entry::start(trace::leave(leave(cpu, Next::Schedule)))
 }

@@ -83,6 +83,7 @@ pub fn items(
     cpu.map_hint.set(session.hint());
     drop(session);
     shootdown::flush(&mut flush);
+    crate::trace::map(sender, dest, first..at);
     (outcome, at - first)
 }
 

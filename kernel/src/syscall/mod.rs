@@ -13,6 +13,7 @@ use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread::tcb::{Exit, TcbRef, reg};
 use crate::thread::{self, utcb};
+use crate::trace;
 
 /// Bytes between stubs in the stub page.
 pub const STUB_STRIDE: u64 = 16;
@@ -38,7 +39,8 @@ pub extern "C" fn ipc_from_user(
     tag: u64,
 ) -> TcbRef {
     let cpu = sched::this_cpu();
-    sched::leave(cpu, ipc::syscall(cpu, me, ipc::Call { to, from, timeouts, tag }))
+    trace::enter_ipc(me, to, from);
+    trace::leave(sched::leave(cpu, ipc::syscall(cpu, me, ipc::Call { to, from, timeouts, tag })))
 }
 
 /// The same for what may be the answer to a message that the kernel made, when short paths are allowed.
@@ -65,10 +67,13 @@ pub extern "C" fn syscall_from_user(return_address: u64, me: TcbRef) -> TcbRef {
     let cpu = sched::this_cpu();
     let offset = return_address.wrapping_sub(STUB_PAGE.as_u64());
     let next = match SyscallNo::ALL.get((offset / STUB_STRIDE) as usize) {
-        Some(&call) => run(cpu, me, call),
+        Some(&call) => {
+            trace::enter(me, call);
+            run(cpu, me, call)
+        }
         None => not_a_stub(cpu, me),
     };
-    sched::leave(cpu, next)
+    trace::leave(sched::leave(cpu, next))
 }
 
 /// Runs `call` in the name of `me`. With `me` on another CPU this is a proxy: the arguments are in its saved

@@ -34,6 +34,7 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     for i in 0..control.count {
         let fpage = Fpage::from_raw(mr(me, i));
         let mut status = 0;
+        crate::trace::unmap(me, fpage, control.flush);
         if fpage.size_field() == SMALL
             && fpage.rights() == Rights::RWX
             && let Some(short) =

@@ -141,6 +141,7 @@ fn change_user_state(me: TcbRef, t: TcbRef, control: Control, new: &Values) {
         t.set_reg(reg::RFLAGS, kernel_msg::arithmetic_flags(t.reg(reg::RFLAGS), new.flags));
     }
     if control.contains(Control::SET_IP) {
+        crate::trace::begin(t, new.ip);
         t.set_reg(reg::RIP, new.ip);
     }
     if control.contains(Control::SET_IP) || t != me {

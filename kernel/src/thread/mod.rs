@@ -4,6 +4,8 @@ pub mod alloc;
 pub mod control;
 pub mod exregs;
 pub mod fpu;
+#[cfg(feature = "trace")]
+pub mod program;
 pub mod schedule;
 pub mod table;
 pub mod tcb;

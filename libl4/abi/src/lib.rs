@@ -31,6 +31,7 @@ pub mod schedule;
 pub mod syscall;
 pub mod tag;
 pub mod time;
+pub mod trace;
 pub mod utcb;
 
 pub use acceptor::Acceptor;

@@ -19,7 +19,12 @@ pub struct Line<'w, W: Write> {
 impl<'w, W: Write> Line<'w, W> {
     /// Starts a record of this kind.
     pub fn begin(out: &'w mut W, kind: &str) -> Self {
-        let result = out.write_str(PREFIX).and_then(|()| out.write_char('{'));
+        Self::begin_with(out, PREFIX, kind)
+    }
+
+    /// Starts an object of this kind on a line that begins with `prefix`.
+    pub fn begin_with(out: &'w mut W, prefix: &str, kind: &str) -> Self {
+        let result = out.write_str(prefix).and_then(|()| out.write_char('{'));
         let mut line = Self { out, result, need_comma: false };
         line.str("kind", kind);
         line

@@ -66,6 +66,12 @@ pub mod debugger {
     pub const READ_CHAR_BLOCKED: [u8; 2] = [0x3C, 0x0D];
     /// `cmpb $0x4d,%al`: RAX = counter RSI of the kernel memory of node RDI ([`crate::ext::MemoryCounter`]).
     pub const KERNEL_MEMORY: [u8; 2] = [0x3C, 0x4D];
+
+    /// The message of an Enter by which a program says that it is about to leave the machine: a tracing kernel
+    /// prints its trace then. Elsewhere it is like any other message.
+    pub const LEAVING: &[u8; 8] = b"leaving\0";
+    /// Directly after `int3` in an Enter: print the message, but do not enter the debugger.
+    pub const NOP: u8 = 0x90;
 }
 
 /// The debug-exit port and its codes (architecture 3).

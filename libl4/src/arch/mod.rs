@@ -25,6 +25,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use l4abi::Utcb;
 use l4abi::ext::{MemoryCounter, NO_COUNTER};
 use l4abi::syscall::COUNT;
+#[cfg(target_os = "none")]
+use l4abi::syscall::debugger;
 
 /// The addresses behind the KIP's links, copied once at start-up.
 pub(crate) static LINKS: [AtomicU64; COUNT] = [const { AtomicU64::new(0) }; COUNT];
@@ -63,6 +65,22 @@ extern "C" fn start_in_rust() -> ! {
     crate::start::init();
     lokal_main()
 }
+
+/// Says to a kernel that keeps a trace that the run is about to end, so that it prints it: an Enter that only prints.
+#[cfg(target_os = "none")]
+pub(crate) fn announce_leaving() {
+    static WORD: [u8; 8] = *debugger::LEAVING;
+    // SAFETY: a debugger call (ref 7.4): a trap that preserves everything, then a jump over a MOV that is never
+    // executed and holds the address of the message.
+    unsafe {
+        asm!("int3", ".byte {nop}, 0xeb, 7, 0x48, 0xc7, 0xc0", ".long {word}",
+             nop = const debugger::NOP, word = sym WORD, options(nostack, preserves_flags));
+    }
+}
+
+/// On the host there is no kernel.
+#[cfg(not(target_os = "none"))]
+pub(crate) fn announce_leaving() {}
 
 /// What the KernelInterface instruction returns (ref 4.2).
 #[derive(Clone, Copy, Debug)]

@@ -47,12 +47,16 @@ pub fn host() -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Clippy on the guest packages.
+/// Clippy on the guest packages, and once more on the kernel with what measured kernels do not have.
 pub fn guest() -> Result<Vec<Finding>> {
     let mut command = guest::cargo("clippy");
     command.args(["--target", guest::TARGET]);
     guest::select_packages(&mut command)?;
-    clippy(command)
+    let mut findings = clippy(command)?;
+    let mut command = guest::cargo("clippy");
+    command.args(["--target", guest::TARGET, "--package", "kernel", "--all-features"]);
+    findings.extend(clippy(command)?);
+    Ok(findings)
 }
 
 #[derive(Deserialize)]

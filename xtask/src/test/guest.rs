@@ -2,7 +2,7 @@
 
 use super::{
     Failure, Report, boot_record,
-    suites::{BootPath, Expect, Suite},
+    suites::{BootPath, Check, Expect, Suite},
 };
 use crate::{
     cli::{Boot, Firmware, Whose},
@@ -16,10 +16,11 @@ use crate::{
     run::{Guest, Outcome},
     say,
     sim::{self, gate},
+    trace,
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -81,25 +82,25 @@ pub fn run_all(runs: Vec<Run>, done: &mut dyn FnMut(Report) -> Result<()>) -> Re
     if runs.is_empty() {
         return Ok(());
     }
-    let programs = match prepare(&runs) {
-        Ok(programs) => programs,
+    let builds = match prepare(&runs) {
+        Ok(builds) => builds,
         Err(error) => return done(unprepared(&error)),
     };
     // Media are made one after the other: runs of one suite share archives and images.
     let queue: Mutex<VecDeque<(Run, Result<Media>)>> = Mutex::default();
     for run in runs {
-        let media = media(&run, &programs);
+        let media = media(&run, &builds[&run.suite.profile]);
         queue.lock().unwrap_or_else(|e| e.into_inner()).push_back((run, media));
     }
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
         for _ in 0..JOBS {
-            let (queue, sender, programs) = (&queue, sender.clone(), &programs);
+            let (queue, sender, builds) = (&queue, sender.clone(), &builds);
             scope.spawn(move || {
                 loop {
                     let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop_front();
                     let Some((run, media)) = next else { break };
-                    let report = one(&run, media, programs);
+                    let report = one(&run, media, &builds[&run.suite.profile]);
                     if sender.send(report).is_err() {
                         break;
                     }
@@ -111,12 +112,14 @@ pub fn run_all(runs: Vec<Run>, done: &mut dyn FnMut(Report) -> Result<()>) -> Re
     })
 }
 
-fn prepare(runs: &[Run]) -> Result<Programs> {
+/// Every build that some run needs.
+fn prepare(runs: &[Run]) -> Result<BTreeMap<Profile, Programs>> {
     doctor::ensure_emulator(runs.iter().any(|run| run.boot == BootPath::Uefi))?;
     if runs.iter().any(|run| run.suite.demand_local.is_some()) {
         sim::prepare()?;
     }
-    guest::build(Profile::Release)
+    let profiles: BTreeSet<_> = runs.iter().map(|run| run.suite.profile).collect();
+    profiles.into_iter().map(|profile| Ok((profile, guest::build(profile)?))).collect()
 }
 
 /// A guest that cannot be built is a failed test, so that the last line still comes.
@@ -140,7 +143,7 @@ fn media(run: &Run, programs: &Programs) -> Result<Media> {
         command_line: (boot != Boot::Direct).then(|| append.clone()),
         ..pack::Options::default()
     };
-    let archive = pack::pack_quietly(Profile::Release, programs, &options)?;
+    let archive = pack::pack_quietly(run.suite.profile, programs, &options)?;
     let kernel = guest::kernel(programs)?;
     let disk = |firmware| image::beside(firmware, kernel, &archive);
     Ok(match boot {
@@ -164,7 +167,11 @@ fn one(run: &Run, media: Result<Media>, programs: &Programs) -> Report {
         None => boot(run, &media, programs),
     });
     match went {
-        Ok(outcome) => judge(run, &outcome, &mut report),
+        Ok(outcome) => {
+            let traced = run.suite.checks.contains(&Check::Trace);
+            let fault = traced.then(|| follow(&outcome, programs)).transpose();
+            judge(run, &outcome, fault.err().map(|error| format!("{error:#}")), &mut report);
+        }
         Err(error) => {
             let detail = format!("{error:#}");
             report.failed.push(Failure { name: "cannot run".into(), detail });
@@ -180,7 +187,7 @@ fn boot(run: &Run, media: &Media, programs: &Programs) -> Result<Outcome> {
         machine: &run.machine,
         media,
         kernel: &guest::kernel(programs)?.full,
-        profile: Profile::Release,
+        profile: run.suite.profile,
         console: Console::Pipe,
         echo: false,
         gdb: false,
@@ -216,9 +223,19 @@ fn measure(
     Ok(verdict.outcome)
 }
 
-/// What the records and the end of a guest mean.
-fn judge(run: &Run, outcome: &Outcome, report: &mut Report) {
-    let mut wrong = Vec::new();
+/// Decodes the trace of a run into a file beside its log and follows a message in it.
+fn follow(outcome: &Outcome, programs: &Programs) -> Result<()> {
+    let mut names = trace::Names::default();
+    programs.iter().for_each(|(name, program)| names.add(name, &program.full));
+    let file = outcome.log.with_extension("trace.json");
+    let summary = trace::write(&outcome.seen.trace, &mut names, &file)?;
+    ensure!(summary.by_interrupt > 0, "no message to another CPU can be followed: {summary:?}");
+    Ok(())
+}
+
+/// What the records and the end of a guest mean; `fault`: what else is known to be wrong.
+fn judge(run: &Run, outcome: &Outcome, fault: Option<String>, report: &mut Report) {
+    let mut wrong = Vec::from_iter(fault);
     for record in &outcome.seen.records {
         if record.get("kind").and_then(|kind| kind.as_str()) != Some("test") {
             continue;
@@ -315,7 +332,7 @@ mod tests {
             complaint: String::new(),
         };
         let mut report = Report::default();
-        judge(run, &outcome, &mut report);
+        judge(run, &outcome, None, &mut report);
         (report.passed, report.failed)
     }
 

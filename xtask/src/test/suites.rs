@@ -2,6 +2,7 @@
 
 use crate::{
     cli::{Boot, Whose},
+    guest::Profile,
     machines, paths,
 };
 use anyhow::{Context, Result, ensure};
@@ -26,6 +27,9 @@ pub struct Suite {
     pub manifest: Option<String>,
     /// Guest program in the root task's place, instead of the manifest's.
     pub roottask: Option<PathBuf>,
+    /// How the guest is built: `release` without, `debug` with the kernel debugger, `traced`.
+    #[serde(default)]
+    pub profile: Profile,
     /// Ways to boot; only `direct` without.
     #[serde(default)]
     pub boot: Vec<BootPath>,
@@ -95,6 +99,9 @@ pub enum Check {
     Local,
     /// All nodes share one kernel text.
     SharedText,
+    /// The guest printed a trace in which a message to another CPU can be followed from the send by the interrupt to
+    /// the waking of the receiver.
+    Trace,
 }
 
 #[derive(Deserialize)]
