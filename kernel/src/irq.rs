@@ -71,6 +71,7 @@ pub fn attach(id: ThreadId, pager: u64) -> Result<(), ErrorCode> {
     if !ioapic::is_available(line as u32) {
         return Err(ErrorCode::InvalidThread);
     }
+    handler.touched.set(1);
     HANDLERS[line].store(pager, Ordering::Release);
     if !ioapic::route(line as u32, handler.travel.home()) {
         return Err(ErrorCode::InvalidThread);
@@ -168,6 +169,9 @@ pub fn receive_pending(t: TcbRef) -> bool {
 
 /// `t` is being deleted: lines it handled have no handler any more.
 pub fn handler_gone(t: TcbRef) {
+    if t.touched.get() == 0 {
+        return;
+    }
     for (line, handler) in HANDLERS.iter().enumerate().take(system_base() as usize) {
         if handler.load(Ordering::Relaxed) == t.id.get() {
             ioapic::mask(line as u32);
@@ -178,6 +182,9 @@ pub fn handler_gone(t: TcbRef) {
 
 /// `t` moved to another CPU: its lines follow.
 pub fn handler_moved(t: TcbRef) {
+    if t.touched.get() == 0 {
+        return;
+    }
     for (line, handler) in HANDLERS.iter().enumerate().take(system_base() as usize) {
         if handler.load(Ordering::Relaxed) == t.id.get() {
             let _ = ioapic::route(line as u32, t.travel.home());

@@ -204,9 +204,10 @@ fn make_server(
     pager: Option<ThreadId>,
 ) -> Option<TcbRef> {
     let (area, log2) = ROOT_UTCB_AREA;
-    let t = alloc::create(cpu, id, scheduler.raw()).ok()?;
     let space: SpaceRef = space::create(cpu.node()).ok()?;
+    let t = alloc::prepare(cpu, id, scheduler.raw())?;
     space::join(cpu, space, t).ok()?;
+    let t = alloc::publish(cpu, t)?;
     space.make_privileged(pager.is_none());
     let kip_area = Region::containing(ROOT_KIP_AREA, kip::area_log2());
     if !kip::map_into(space, kip_area.base()) {

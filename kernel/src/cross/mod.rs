@@ -168,6 +168,7 @@ fn welcome(cpu: &PerCpu, parcel: Parcel) -> TcbRef {
         // This CPU may have a translation from before the thread existed.
         cpulocal::forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
         page.travel.known[word].set(known | bit);
+        t.touched.set(1);
     }
     let at_home = t.travel.home() == here;
     let mut key = t.key().with_cpu(here).0 & !Key::VISITING;

@@ -2,12 +2,14 @@
 //!
 //! A CPU may keep the old translation of a slot for as long as it likes: looking a thread up drops it only if the
 //! id that it sees is wrong (`thread::lookup`). A page that leaves the array has id 0, so whoever sees it looks
-//! again. It must stay so until no CPU can see it: the pages of deleted threads are kept per CPU and given back
-//! in batches, after one request to all CPUs to forget everything. A thread that arrives on a CPU for the first
-//! time has its slot's translation dropped there (`cross::welcome`), so making a thread interrupts nobody either.
+//! again. The same holds if the page meanwhile belongs to another slot, because the id there has another number: so a
+//! page that is kept here can become the control block of a new thread at once. Anything else it can be only
+//! when no CPU sees it any more: pages that nobody wants are given back in batches, after one request to all CPUs to
+//! forget everything. A thread that arrives on a CPU for the first time has its slot's translation dropped there
+//! (`cross::welcome`), so neither making nor deleting threads interrupts anybody.
 //!
 //! A thread that migrates to another node takes its page along (l4-smp 8.7, numa-l4 4.1.3): the new CPU copies it,
-//! shows the copy in the slot on all nodes, has every CPU forget that one page, and frees the old one.
+//! shows the copy in the slot on all nodes, has every CPU forget that one slot, and lets the old page leave as above.
 
 use core::cell::Cell;
 
@@ -20,44 +22,91 @@ use crate::sched::percpu::PerCpu;
 use crate::thread::tcb::TcbRef;
 use crate::{cpu, machine, memory};
 
-/// Pages that wait at most, per CPU.
-const SIZE: usize = 32;
+/// Pages of each kind that a CPU keeps at most.
+const SIZE: usize = 16;
 
-/// Pages that wait for all CPUs to forget them.
+/// Pages that left the array on this CPU.
 #[derive(Debug)]
 pub struct Quarantine {
-    pages: [Cell<u64>; SIZE],
-    len: Cell<usize>,
+    /// Pages of this CPU's node, for new threads.
+    own: Stack,
+    /// Pages that wait for all CPUs to forget them.
+    leaving: Stack,
 }
 
 impl Quarantine {
     /// Nothing waits.
     pub const fn new() -> Self {
+        Self { own: Stack::new(), leaving: Stack::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Stack {
+    pages: [Cell<u64>; SIZE],
+    len: Cell<usize>,
+}
+
+impl Stack {
+    const fn new() -> Self {
         Self { pages: [const { Cell::new(0) }; SIZE], len: Cell::new(0) }
     }
-}
 
-/// Takes a page that is no longer in the array.
-pub fn put(page: PhysAddr) {
-    let own = &cpu::this().local.quarantine;
-    let len = own.len.get();
-    own.pages[len].set(page.as_u64());
-    own.len.set(len + 1);
-    if len + 1 == SIZE {
-        release();
+    /// False if it is full.
+    #[inline(always)]
+    fn push(&self, page: PhysAddr) -> bool {
+        let len = self.len.get();
+        let Some(slot) = self.pages.get(len) else { return false };
+        slot.set(page.as_u64());
+        self.len.set(len + 1);
+        true
+    }
+
+    #[inline(always)]
+    fn pop(&self) -> Option<PhysAddr> {
+        let last = self.len.get().wrapping_sub(1);
+        let page = self.pages.get(last)?.get();
+        self.len.set(last);
+        Some(PhysAddr::new(page))
     }
 }
 
-/// Gives all waiting pages of this CPU back. No lock is held.
+/// A page of this CPU's node that was a control block, its id 0, everything else as the deleted thread left it.
+#[inline(always)]
+pub fn take() -> Option<PhysAddr> {
+    cpu::this().local.quarantine.own.pop()
+}
+
+/// Takes a page that is no longer in the array; `own`: it lies on this CPU's node.
+#[inline(always)]
+pub fn put(page: PhysAddr, own: bool) {
+    let kept = &cpu::this().local.quarantine;
+    if !(own && kept.own.push(page)) {
+        put_leaving(page);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn put_leaving(page: PhysAddr) {
+    let kept = &cpu::this().local.quarantine;
+    if !kept.leaving.push(page) {
+        release();
+        let _ = kept.leaving.push(page);
+    }
+}
+
+/// Gives all pages that this CPU keeps back. No lock is held.
 pub fn release() {
-    let own = &cpu::this().local.quarantine;
-    let len = own.len.replace(0);
-    if len == 0 {
+    let kept = &cpu::this().local.quarantine;
+    if kept.own.len.get() + kept.leaving.len.get() == 0 {
         return;
     }
     shootdown::all();
-    for page in &own.pages[..len] {
-        memory::free_page(PhysAddr::new(page.get()));
+    for stack in [&kept.own, &kept.leaving] {
+        while let Some(page) = stack.pop() {
+            memory::free_page(page);
+        }
     }
 }
 
@@ -76,6 +125,8 @@ pub fn move_to_node(cpu: &PerCpu, t: TcbRef) {
     tcb_area::replace(t.number(), page);
     shootdown::kernel_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
     t.travel.page.set(page.window().as_u64());
+    t.travel.node.set(cpu.node());
     count(Counter::TcbMoves);
-    memory::free_page(old);
+    // It may have been another thread's before, in whose slot somebody still sees it.
+    put(old, false);
 }

@@ -113,10 +113,16 @@ pub fn for_deletion(cpu: &PerCpu, t: TcbRef) {
     abort(cpu, t, true, true);
     unqueue(t);
     work::clear(t);
+    dismiss_senders(cpu, t);
+    debug_assert!(transfer::is_idle(t));
+}
+
+/// Those queued at `t` fail with 'no partner'.
+#[inline]
+pub fn dismiss_senders(cpu: &PerCpu, t: TcbRef) {
     while let Some(sender) = t.senders.pop() {
         sender.partner.set(None);
         sched::clear_wakeup(cpu, sender);
         let _ = fail(cpu, sender, Phase::Send, IpcCode::NoPartner, 0);
     }
-    debug_assert!(transfer::is_idle(t));
 }

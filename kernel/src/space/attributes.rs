@@ -7,6 +7,7 @@ use crate::thread::tcb::{TcbRef, reg};
 use crate::{syscall, thread};
 
 /// The system call: privileged.
+#[inline(never)]
 pub fn syscall(_cpu: &crate::sched::percpu::PerCpu, me: TcbRef) -> Next {
     let result = if thread::is_privileged(me) {
         Err(ErrorCode::InvalidParameter)
@@ -16,5 +17,5 @@ pub fn syscall(_cpu: &crate::sched::percpu::PerCpu, me: TcbRef) -> Next {
     syscall::set_result(me, result);
     me.set_reg(reg::RDX, me.reg(reg::RAX));
     me.set_reg(reg::RDI, me.local_id.get());
-    Next::Thread(me)
+    Next::Thread(core::hint::black_box(me))
 }

@@ -168,11 +168,15 @@ impl Space {
 
     /// CR3 value for CPU `cpu`, whose kernel root is `kernel_root` and whose memory is on `node`. Made when the
     /// space first becomes active there; none if the node has no memory.
+    #[inline(always)]
     pub fn root_for(&self, cpu: usize, node: NodeId, kernel_root: PhysAddr) -> Option<u64> {
-        let known = self.roots[cpu].load(Ordering::Acquire);
-        if known != 0 {
-            return Some(known);
-        }
+        let known = self.root_on(cpu);
+        if known != 0 { Some(known) } else { self.new_root(cpu, node, kernel_root) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn new_root(&self, cpu: usize, node: NodeId, kernel_root: PhysAddr) -> Option<u64> {
         let root = memory::alloc_page(node).ok()?;
         self.tables.acquire();
         for index in 0..TABLE_ENTRIES {
@@ -271,24 +275,38 @@ pub fn join(cpu: &PerCpu, space: SpaceRef, t: TcbRef) -> Result<(), ErrorCode> {
         true => space.root_for(usize::from(home), cpu.node(), cpu.kernel_root()),
         false => migrate::root_on(space, home),
     };
-    let root = root.ok_or(ErrorCode::OutOfMemory)?;
+    enter(space, t, root.ok_or(ErrorCode::OutOfMemory)?);
+    Ok(())
+}
+
+/// The part of [`join`] that cannot fail; `root` is the root table of the space for the thread's CPU.
+#[inline(always)]
+pub fn enter(space: SpaceRef, t: TcbRef, root: u64) {
     space.threads.fetch_add(1, Ordering::AcqRel);
     t.space.set(Some(space));
     t.root.set(root);
     settle_redirection(space, t);
-    Ok(())
+}
+
+/// A thread that `space` was made for cannot be made: if there is no other, the space goes.
+#[cold]
+#[inline(never)]
+pub fn unused(cpu: &PerCpu, space: SpaceRef) {
+    if space.threads.load(Ordering::Acquire) == 0 {
+        mapping::delete(cpu, space);
+    }
 }
 
 /// Marks `t`, a thread of `space` and of this CPU, if the space has a redirector: the fast path knows none.
 pub fn settle_redirection(space: SpaceRef, t: TcbRef) {
-    if space.redirector() == 0 {
-        t.clear_flag(Key::REDIRECTED);
-    } else {
-        t.set_flag(Key::REDIRECTED);
+    let redirected = space.redirector() != 0;
+    if redirected != t.key().has(Key::REDIRECTED) {
+        t.key.set(t.key.get() ^ Key::REDIRECTED);
     }
 }
 
 /// A thread left `space`; if it was the last, the space goes.
+#[inline(always)]
 pub fn left(cpu: &PerCpu, space: SpaceRef) {
     if space.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
         mapping::delete(cpu, space);

@@ -7,13 +7,15 @@ use crate::thread::tcb::{TcbRef, reg};
 use crate::{cpu, thread, time};
 
 /// The clock in µs since boot.
+#[inline(never)]
 pub fn syscall(me: TcbRef) -> Next {
     me.set_reg(reg::RAX, time::now_us());
-    Next::Thread(me)
+    Next::Thread(core::hint::black_box(me))
 }
 
 /// Frequencies and voltages cannot be changed on the machines that Lokal runs on: a privileged caller that
 /// names a processor succeeds without effect, as the manual allows.
+#[inline(never)]
 pub fn processor_control(me: TcbRef) -> Next {
     let processor = me.reg(reg::RDI);
     let result = if !thread::is_privileged(me) {
@@ -24,5 +26,5 @@ pub fn processor_control(me: TcbRef) -> Next {
         Ok(1)
     };
     crate::syscall::set_result(me, result);
-    Next::Thread(me)
+    Next::Thread(core::hint::black_box(me))
 }

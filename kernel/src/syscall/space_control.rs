@@ -18,6 +18,7 @@ use crate::space::SpaceRef;
 use crate::thread::{self, tcb::TcbRef, tcb::reg};
 
 /// The system call.
+#[inline(never)]
 pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     let change = decode(me);
     let redirected = change.as_ref().ok().and_then(|c| c.redirector.map(|_| c.space));

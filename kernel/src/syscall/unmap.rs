@@ -23,6 +23,7 @@ const STEP: i32 = 256;
 const SMALL: u8 = 12;
 
 /// The system call. All its fpages are one stay in the database, flushed once.
+#[inline(never)]
 pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     let control = UnmapControl::parse(me.reg(reg::RDX));
     let Some(own) = me.space.get() else { return Next::Schedule };

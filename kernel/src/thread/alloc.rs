@@ -1,8 +1,7 @@
 //! Making and unmaking TCBs: a page on the creator's node, mapped at the thread's slot of the array.
 
 use kcore::ipc::{Awaited, Key, State};
-use kcore::types::ThreadNo;
-use l4abi::error::ErrorCode;
+use kcore::types::{PhysAddr, ThreadNo, VirtAddr};
 use l4abi::id::ThreadId;
 use l4abi::schedule::{DEFAULT_PRIORITY, DEFAULT_TIMESLICE_US};
 
@@ -12,31 +11,73 @@ use crate::ipc::kernel_msg::KernelIpc;
 use crate::memory;
 use crate::sched::percpu::PerCpu;
 use crate::sched::work::Work;
-use crate::thread::slot;
+use crate::space;
 use crate::thread::tcb::{Exit, Outer, TcbRef, reg};
+use crate::thread::{slot, table};
 
-/// Creates thread `id`, inactive and in no space yet, owned by this CPU, its TCB on this CPU's node. The slot is
-/// known to be free.
-pub fn create(cpu: &PerCpu, id: ThreadId, scheduler: u64) -> Result<TcbRef, ErrorCode> {
-    let number = ThreadNo::new(id.number().0);
-    let page = memory::alloc_page(cpu.node()).map_err(|_| ErrorCode::OutOfMemory)?;
-    if !tcb_area::map(number, page) {
-        memory::free_page(page);
-        return Err(ErrorCode::OutOfMemory);
-    }
-    let t = slot(number.get());
-    initialise(t, cpu.number(), scheduler);
-    t.travel.start(cpu.number(), page.window().as_u64());
-    // Last: from here on the thread can be found.
+/// Makes the control block of thread `id`, inactive and in no space yet, owned by this CPU, on this CPU's node. Nobody
+/// can find it before [`publish`]; what is answered is the page in the pool window. None if there is no memory.
+#[inline(always)]
+pub fn prepare(cpu: &PerCpu, id: ThreadId, scheduler: u64) -> Option<TcbRef> {
+    // A page that this CPU has kept is blank.
+    let page = match quarantine::take() {
+        Some(page) => page,
+        None => fresh_page(cpu)?,
+    };
+    let t = table::in_window(page.window().as_u64());
+    t.key.set(Key::new(State::Inactive, cpu.number()).0);
+    t.local_id.set(0);
+    t.priority.set(DEFAULT_PRIORITY);
+    t.sensitive.set(0);
+    t.max_delay_us.set(0);
+    t.slice_us.set(DEFAULT_TIMESLICE_US);
+    t.slice_left_us.set(DEFAULT_TIMESLICE_US);
+    t.quantum_left_us.set(u64::MAX);
+    t.scheduler.set(scheduler);
     t.id.set(id.raw());
-    Ok(t)
+    Some(t)
 }
 
-/// Every field but the id. The page has arbitrary content before, which also is why nothing is read.
-fn initialise(t: TcbRef, cpu: u16, scheduler: u64) {
-    t.key.set(Key::new(State::Inactive, cpu).0);
+/// Enters the prepared thread `t` into the array; answers it as everybody knows it. None, and `t` is gone again, if there
+/// is no memory for the array's tables or if another CPU has just made a thread with that number.
+#[inline(always)]
+pub fn publish(cpu: &PerCpu, t: TcbRef) -> Option<TcbRef> {
+    let number = ThreadId::from_raw(t.id.get()).number().0;
+    let page = VirtAddr::new(core::ptr::from_ref(t) as u64).window_phys();
+    if tcb_area::map(ThreadNo::new(number), page) {
+        return Some(slot(number));
+    }
+    give_up(cpu, t);
+    None
+}
+
+/// Takes back what [`prepare`] and `space::enter` have done for `t`, which nobody knows yet.
+#[cold]
+#[inline(never)]
+pub fn give_up(cpu: &PerCpu, t: TcbRef) {
+    t.id.set(0);
+    t.key.set(Key::new(State::Absent, cpu.number()).0);
+    if let Some(space) = t.space.take() {
+        space::left(cpu, space);
+    }
+    quarantine::put(VirtAddr::new(core::ptr::from_ref(t) as u64).window_phys(), true);
+}
+
+/// A blank control block on this CPU's node.
+#[cold]
+#[inline(never)]
+fn fresh_page(cpu: &PerCpu) -> Option<PhysAddr> {
+    let page = memory::alloc_page(cpu.node()).ok()?;
+    blank(cpu, table::in_window(page.window().as_u64()), page);
+    Some(page)
+}
+
+/// Makes `t`, whose page is `page`, a control block that is no thread's, so that nothing of one thread is there for the
+/// next: every field but those that [`prepare`] sets, and the FPU state, which `thread::fpu` makes when a thread first
+/// uses it. The page is a valid `Tcb`: all zero, or a thread's.
+#[inline(never)]
+fn blank(cpu: &PerCpu, t: TcbRef, page: PhysAddr) {
     t.awaited.set(Awaited::NOBODY.0);
-    t.local_id.set(0);
     t.utcb.set(0);
     t.root.set(0);
     t.space.set(None);
@@ -57,21 +98,21 @@ fn initialise(t: TcbRef, cpu: u16, scheduler: u64) {
     t.sender_link.reset();
     t.ready_link.reset();
     t.wake_link.reset();
-    t.priority.set(DEFAULT_PRIORITY);
-    t.sensitive.set(0);
-    t.max_delay_us.set(0);
-    t.slice_us.set(DEFAULT_TIMESLICE_US);
-    t.slice_left_us.set(DEFAULT_TIMESLICE_US);
-    t.quantum_left_us.set(u64::MAX);
-    t.scheduler.set(scheduler);
     t.outer.set(Outer::USER);
     t.irq_pending.set(0);
+    t.touched.set(0);
     t.fpu_valid.set(false);
+    t.travel.start(cpu.number(), page.window().as_u64(), cpu.node());
 }
 
-/// Gives back the TCB of a deleted thread; its id is 0 already.
-pub fn release(t: TcbRef) {
-    if let Some(page) = tcb_area::unmap(t.number()) {
-        quarantine::put(page);
+/// Gives back the TCB of a deleted thread of this CPU; its id is 0 already. One that was `used` is made blank again.
+#[inline(always)]
+pub fn release(cpu: &PerCpu, t: TcbRef, used: bool) {
+    let page = VirtAddr::new(t.travel.page.get()).window_phys();
+    let own = t.travel.node.get() == cpu.node();
+    if used {
+        blank(cpu, t, page);
     }
+    tcb_area::unmap(t.number());
+    quarantine::put(page, own);
 }

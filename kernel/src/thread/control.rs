@@ -1,7 +1,8 @@
 //! ThreadControl (reference 4.5): create, activate, modify, migrate between spaces, delete.
 //!
-//! Decoding ([`decode`]) changes nothing and finds every error but running out of memory; the commit part
-//! allocates first and then cannot fail.
+//! Each form first makes its checks, which change nothing and find every error but running out of memory, then
+//! allocates, then cannot fail. Creation and deletion of an inactive thread are one straight path; what a thread can only
+//! be in when it was active or touched by others is ended in functions of their own.
 
 use kcore::ipc::{Key, State};
 use l4abi::control::UTCB_UNSPECIFIED as UNSPECIFIED;
@@ -20,7 +21,7 @@ use crate::space::{self, SpaceRef};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, alloc, utcb};
 
-/// Decoded arguments.
+/// Arguments of a call that creates or changes a thread.
 #[derive(Clone, Copy)]
 struct Args {
     dest: ThreadId,
@@ -30,46 +31,92 @@ struct Args {
     utcb: u64,
 }
 
-/// What a call amounts to.
-enum Action {
-    Delete(TcbRef),
-    Nothing,
-    Create { space: Option<SpaceRef>, activate: bool },
-    Modify { t: TcbRef, space: Option<SpaceRef>, activate: bool },
+impl Args {
+    #[inline(always)]
+    fn of(me: TcbRef) -> Self {
+        Self {
+            dest: ThreadId::from_raw(me.reg(reg::RDI)),
+            pager: translate(me, me.reg(reg::RSI)),
+            scheduler: translate(me, me.reg(reg::RDX)),
+            space: me.reg(reg::R8),
+            utcb: me.reg(reg::R9),
+        }
+    }
 }
 
 /// The system call. Runs on the CPU that owns the destination, if that exists.
+#[inline(never)]
 pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
-    let args = Args {
-        dest: ThreadId::from_raw(me.reg(reg::RDI)),
-        pager: translate(me, me.reg(reg::RSI)),
-        scheduler: translate(me, me.reg(reg::RDX)),
-        space: me.reg(reg::R8),
-        utcb: me.reg(reg::R9),
-    };
-    if thread::is_privileged(me) && !args.dest.is_local() {
-        let t = thread::table::slot_now(args.dest.number().0);
-        let call = SyscallNo::ThreadControl;
-        if t.id.get() != 0 && t != me {
-            let busy = t.key().cpu() == cpu.number() && leave_transfer(cpu, &args, t);
-            if t.key().cpu() != cpu.number() {
-                return cross::forward(cpu, me, t, call);
-            }
-            if busy {
-                cross::wait_a_moment(cpu, me, Errand::Syscall { call });
-                return Next::Schedule;
-            }
-        }
+    if !thread::is_privileged(me) {
+        return refuse(me, ErrorCode::NoPrivilege);
     }
-    let result = decode(me, &args).and_then(|action| commit(cpu, &args, action));
-    crate::syscall::set_result(me, result.map(|()| 1));
+    let dest = ThreadId::from_raw(me.reg(reg::RDI));
+    if dest.is_local() {
+        return refuse(me, ErrorCode::InvalidSpace);
+    }
+    let number = dest.number().0;
+    let t = thread::table::slot_now(number);
+    let exists = t.id.get() != 0;
+    // An inactive thread of this CPU is in nothing that would have to end first.
+    if exists
+        && t.key().0 as u32 != Key::new(State::Inactive, cpu.number()).0 as u32
+        && let Some(next) = approach(cpu, me, t)
+    {
+        return next;
+    }
+    let first = crate::irq::user_base();
+    let done = if number.wrapping_sub(first) >= (1 << kcore::layout::THREAD_BITS) - first {
+        interrupt(me, dest)
+    } else if me.reg(reg::R8) == 0 {
+        match exists {
+            true if t == me => Err(ErrorCode::InvalidThread),
+            true => {
+                delete(cpu, t);
+                Ok(())
+            }
+            false => Ok(()),
+        }
+    } else if exists {
+        modify(cpu, me, t)
+    } else {
+        create(cpu, me)
+    };
+    match done {
+        Ok(()) => me.set_reg(reg::RAX, 1),
+        Err(error) => return refuse(me, error),
+    }
     Next::Thread(me)
+}
+
+#[cold]
+fn refuse(me: TcbRef, error: ErrorCode) -> Next {
+    crate::syscall::set_result(me, Err(error));
+    Next::Thread(me)
+}
+
+/// `me` must be on the CPU of `t`, and `t` must have left what ties it to other CPUs. What runs next, if that is not
+/// so yet.
+#[inline(never)]
+fn approach(cpu: &PerCpu, me: TcbRef, t: TcbRef) -> Option<Next> {
+    if t == me {
+        return None;
+    }
+    let call = SyscallNo::ThreadControl;
+    let busy = t.key().cpu() == cpu.number() && leave_transfer(cpu, me, t);
+    if t.key().cpu() != cpu.number() {
+        return Some(cross::forward(cpu, me, t, call));
+    }
+    if busy {
+        cross::wait_a_moment(cpu, me, Errand::Syscall { call });
+        return Some(Next::Schedule);
+    }
+    None
 }
 
 /// `t` is to be deleted or to become another thread while it is in a transfer whose partner is on another CPU: it
 /// leaves that first, and the caller follows it. It does not run meanwhile. True if it is still telling its partner.
-fn leave_transfer(cpu: &PerCpu, args: &Args, t: TcbRef) -> bool {
-    let changes = args.space == 0 || t.id.get() != args.dest.raw();
+fn leave_transfer(cpu: &PerCpu, me: TcbRef, t: TcbRef) -> bool {
+    let changes = me.reg(reg::R8) == 0 || t.id.get() != me.reg(reg::RDI);
     if changes && cross::transfer::partner_elsewhere(cpu, t).is_some() {
         t.set_flag(Key::HALTED);
         cancel::abort(cpu, t, true, true);
@@ -79,78 +126,101 @@ fn leave_transfer(cpu: &PerCpu, args: &Args, t: TcbRef) -> bool {
 }
 
 /// A local id becomes global where it names a thread of the caller's space; others stay as they are.
+#[inline(always)]
 fn translate(me: TcbRef, id: u64) -> u64 {
-    match id {
-        0 => 0,
-        id if ThreadId::from_raw(id).is_local() => {
-            thread::resolve(me, id).map_or(id, |t| t.id.get())
-        }
-        id => id,
-    }
+    if ThreadId::from_raw(id).is_local() { translate_local(me, id) } else { id }
 }
 
-/// All checks, in the order of the reference's table.
-fn decode(me: TcbRef, args: &Args) -> Result<Action, ErrorCode> {
-    if !thread::is_privileged(me) {
-        return Err(ErrorCode::NoPrivilege);
-    }
-    if args.dest.is_local() {
-        return Err(ErrorCode::InvalidSpace);
-    }
-    let number = args.dest.number().0;
-    if number < crate::irq::system_base() {
-        return crate::irq::attach(args.dest, args.pager).map(|()| Action::Nothing);
-    }
-    if number < crate::irq::user_base() || number >= 1 << kcore::layout::THREAD_BITS {
+#[cold]
+#[inline(never)]
+fn translate_local(me: TcbRef, id: u64) -> u64 {
+    thread::resolve(me, id).map_or(id, |t| t.id.get())
+}
+
+/// `dest` is no number for a thread of user level: an interrupt thread gets or loses its handler.
+#[cold]
+#[inline(never)]
+fn interrupt(me: TcbRef, dest: ThreadId) -> Result<(), ErrorCode> {
+    if dest.number().0 >= crate::irq::system_base() {
         return Err(ErrorCode::InvalidThread);
     }
-    let t = thread::table::slot_now(number);
-    let exists = t.id.get() != 0;
-    if args.space == 0 {
-        return match exists {
-            true if t == me => Err(ErrorCode::InvalidThread),
-            true => Ok(Action::Delete(t)),
-            false => Ok(Action::Nothing),
-        };
-    }
-    let space_of = thread::resolve(me, args.space);
-    if exists { decode_modify(args, t, space_of) } else { decode_create(args, space_of) }
+    crate::irq::attach(dest, translate(me, me.reg(reg::RSI)))
 }
 
-fn decode_create(args: &Args, space_of: Option<TcbRef>) -> Result<Action, ErrorCode> {
-    let activate = args.pager != 0;
+/// Makes the thread that `me` asks for, in the order: all checks, what may run out of memory, the rest.
+#[inline(always)]
+fn create(cpu: &PerCpu, me: TcbRef) -> Result<(), ErrorCode> {
+    let args = Args::of(me);
     if args.scheduler == 0 {
         return Err(ErrorCode::InvalidScheduler);
     }
-    let space = match space_of {
-        Some(other) => other.space.get(),
-        // A new space has no areas yet, so nobody can be active in it.
-        None if args.space == args.dest.raw() && !activate => None,
-        None => return Err(ErrorCode::InvalidSpace),
-    };
+    let other = thread::resolve(me, args.space).and_then(|other| other.space.get());
+    match other {
+        Some(space) if args.pager == 0 => settle(cpu, &args, space).map(|_| ()),
+        _ => create_other(cpu, &args, other),
+    }
+}
+
+/// The rare kinds of creation: an active thread, or the first of a space.
+#[inline(never)]
+fn create_other(cpu: &PerCpu, args: &Args, space: Option<SpaceRef>) -> Result<(), ErrorCode> {
+    let activate = args.pager != 0;
+    // A new space has no areas yet, so nobody can be active in it.
+    if space.is_none() && (args.space != args.dest.raw() || activate) {
+        return Err(ErrorCode::InvalidSpace);
+    }
     if activate {
-        let ready = space.is_some_and(|s| s.is_initialised());
-        if !ready {
+        if !space.is_some_and(|s| s.is_initialised()) {
             return Err(ErrorCode::InvalidSpace);
         }
         if !space.is_some_and(|s| s.is_utcb_location(args.utcb)) {
             return Err(ErrorCode::UtcbArea);
         }
     }
-    Ok(Action::Create { space, activate })
+    let home = match space {
+        Some(space) => space,
+        None => space::create(cpu.node())?,
+    };
+    let t = settle(cpu, args, home)?;
+    if !activate {
+        return Ok(());
+    }
+    let active = self::activate(t, args.pager);
+    if active.is_err() {
+        delete(cpu, t);
+    }
+    active
 }
 
-fn decode_modify(args: &Args, t: TcbRef, space_of: Option<TcbRef>) -> Result<Action, ErrorCode> {
+/// Makes an inactive thread of `space`: the part that may run out of memory first. A space that was made for the thread is
+/// gone if it fails.
+#[inline(always)]
+fn settle(cpu: &PerCpu, args: &Args, space: SpaceRef) -> Result<TcbRef, ErrorCode> {
+    let root = space.root_for(usize::from(cpu.number()), cpu.node(), cpu.kernel_root());
+    let made = root.and_then(|r| Some((r, alloc::prepare(cpu, args.dest, args.scheduler)?)));
+    let Some((root, t)) = made else {
+        space::unused(cpu, space);
+        return Err(ErrorCode::OutOfMemory);
+    };
+    if args.utcb != UNSPECIFIED {
+        set_location(t, args.utcb);
+    }
+    space::enter(space, t, root);
+    alloc::publish(cpu, t).ok_or(ErrorCode::OutOfMemory)
+}
+
+/// Changes `t` as `me` asks: all checks first.
+#[inline(never)]
+fn modify(cpu: &PerCpu, me: TcbRef, t: TcbRef) -> Result<(), ErrorCode> {
+    let args = Args::of(me);
     let active = is_active(t);
     // The destination itself names its space, whatever version it is to get.
     let named = if ThreadId::from_raw(args.space).number() == args.dest.number() {
         Some(t)
     } else {
-        space_of
+        thread::resolve(me, args.space)
     };
-    let Some(target) = named.and_then(|n| n.space.get()) else {
-        return Err(ErrorCode::InvalidSpace);
-    };
+    let target = named.and_then(|n| n.space.get()).ok_or(ErrorCode::InvalidSpace)?;
     let moves = t.space.get() != Some(target);
     if args.utcb != UNSPECIFIED {
         if active {
@@ -170,7 +240,18 @@ fn decode_modify(args: &Args, t: TcbRef, space_of: Option<TcbRef>) -> Result<Act
             return Err(ErrorCode::UtcbArea);
         }
     }
-    Ok(Action::Modify { t, space: moves.then_some(target), activate })
+    let home = t.travel.home();
+    let root = migrate::root_on(target, home).ok_or(ErrorCode::OutOfMemory)?;
+    cross::pin(cpu, t);
+    let done = commit_changes(cpu, &args, t, moves.then_some(target), activate);
+    if done.is_ok() {
+        t.root.set(root);
+    }
+    if is_active(t) {
+        utcb::set_processor(t, home);
+    }
+    cross::unpin(cpu, t, home);
+    done
 }
 
 /// Whether the thread has been activated.
@@ -187,50 +268,8 @@ fn set_location(t: TcbRef, location: u64) {
     t.local_id.set(location.wrapping_add(MR0_OFFSET as u64));
 }
 
-fn commit(cpu: &PerCpu, args: &Args, action: Action) -> Result<(), ErrorCode> {
-    match action {
-        Action::Nothing => Ok(()),
-        Action::Delete(t) => {
-            delete(cpu, t);
-            Ok(())
-        }
-        Action::Create { space, activate } => {
-            let t = alloc::create(cpu, args.dest, args.scheduler)?;
-            let joined = match space {
-                Some(s) => Ok(s),
-                None => space::create(cpu.node()),
-            };
-            let done = joined.and_then(|s| {
-                space::join(cpu, s, t)?;
-                if args.utcb != UNSPECIFIED {
-                    set_location(t, args.utcb);
-                }
-                if activate { self::activate(t, args.pager) } else { Ok(()) }
-            });
-            if done.is_err() {
-                delete(cpu, t);
-            }
-            done
-        }
-        Action::Modify { t, space, activate } => {
-            let target = space.or(t.space.get()).ok_or(ErrorCode::InvalidSpace)?;
-            let home = t.travel.home();
-            let root = migrate::root_on(target, home).ok_or(ErrorCode::OutOfMemory)?;
-            cross::pin(cpu, t);
-            let done = modify(cpu, args, t, space, activate);
-            if done.is_ok() {
-                t.root.set(root);
-            }
-            if is_active(t) {
-                utcb::set_processor(t, home);
-            }
-            cross::unpin(cpu, t, home);
-            done
-        }
-    }
-}
-
-fn modify(
+/// The part of [`modify`] that allocates first and then cannot fail.
+fn commit_changes(
     cpu: &PerCpu,
     args: &Args,
     t: TcbRef,
@@ -290,7 +329,26 @@ fn change_space(cpu: &PerCpu, t: TcbRef, target: SpaceRef) -> Result<(), ErrorCo
 
 /// Deletes `t`, a thread of this CPU that is not current: its IPC ends, those queued at it learn that it is
 /// gone, and the last thread of a space takes the space with it.
+#[inline(always)]
 pub fn delete(cpu: &PerCpu, t: TcbRef) {
+    let used = t.state() != State::Inactive || t.touched.get() != 0;
+    if used {
+        end_activity(cpu, t);
+    } else {
+        cancel::dismiss_senders(cpu, t);
+    }
+    t.id.set(0);
+    t.key.set(Key::new(State::Absent, cpu.number()).0);
+    t.utcb.set(0);
+    if let Some(space) = t.space.take() {
+        space::left(cpu, space);
+    }
+    alloc::release(cpu, t, used);
+}
+
+/// `t`, which has been active, ends whatever it is in.
+#[inline(never)]
+fn end_activity(cpu: &PerCpu, t: TcbRef) {
     let _ = cross::pin(cpu, t);
     cancel::for_deletion(cpu, t);
     crate::irq::handler_gone(t);
@@ -298,11 +356,4 @@ pub fn delete(cpu: &PerCpu, t: TcbRef) {
     sched::forget(cpu, t);
     t.set_state(State::Absent);
     sched::vacate(cpu, t);
-    t.id.set(0);
-    t.key.set(Key::new(State::Absent, t.key().cpu()).0);
-    t.utcb.set(0);
-    if let Some(space) = t.space.take() {
-        space::left(cpu, space);
-    }
-    alloc::release(t);
 }

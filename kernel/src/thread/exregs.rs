@@ -15,6 +15,7 @@ use crate::thread::tcb::{Exit, TcbRef, reg};
 use crate::thread::{self, utcb};
 
 /// The system call. Runs on the CPU that owns the destination.
+#[inline(never)]
 pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     let named = me.reg(reg::RAX);
     let Some(t) = thread::resolve(me, named).filter(|t| allowed(me, t)) else {

@@ -39,10 +39,11 @@ pub fn lookup_at_once(id: u64) -> Option<TcbRef> {
 /// The thread with number `number`, if there is one.
 pub fn present(number: ThreadNo) -> Option<TcbRef> {
     let t = slot(number.get());
-    if t.id.get() == 0 {
+    let is_it = || ThreadId::from_raw(t.id.get()).number().0 == number.get() && t.id.get() != 0;
+    if !is_it() {
         cpulocal::forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
     }
-    (t.id.get() != 0).then_some(t)
+    is_it().then_some(t)
 }
 
 /// This CPU may still have the translation of a slot's past (see `tcb_area`): look again without it.

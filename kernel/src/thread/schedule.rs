@@ -13,6 +13,7 @@ use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, control::is_active};
 
 /// ThreadSwitch: donate the rest of the slice, or give it up.
+#[inline(never)]
 pub fn thread_switch(cpu: &PerCpu, me: TcbRef) -> Next {
     let dest = match me.reg(reg::RDI) {
         0 => None,
@@ -29,6 +30,7 @@ pub fn thread_switch(cpu: &PerCpu, me: TcbRef) -> Next {
 }
 
 /// Schedule. Runs on the CPU that owns the destination.
+#[inline(never)]
 pub fn schedule(cpu: &PerCpu, me: TcbRef) -> Next {
     let dest = me.reg(reg::RDI);
     if let Some(result) = crate::irq::schedule(dest) {

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use kcore::ipc::{Key, State};
 use kcore::layout::{MAX_CPUS, TCB_AREA};
 use kcore::sched::{Link, Linked, List, WakeLink, WakeNode};
-use kcore::types::ThreadNo;
+use kcore::types::{NodeId, ThreadNo};
 
 use l4abi::syscall::SyscallNo;
 
@@ -151,6 +151,9 @@ pub struct Tcb {
     pub outer: Cell<Outer>,
     /// Interrupt lines that fired and whose message was not received, a bit each.
     pub irq_pending: Cell<u128>,
+    /// 1 once something happened to the thread that deletion must know of even if it was never active: it became the
+    /// handler of an interrupt line, or came to another CPU. Set by whoever does that.
+    pub touched: Word,
     /// Whether `fpu` holds a state: the thread used the FPU.
     pub fpu_valid: Cell<bool>,
 
@@ -173,6 +176,8 @@ pub struct Travel {
     home: Word,
     /// This page in the pool window.
     pub page: Cell<u64>,
+    /// The node it lies on.
+    pub node: Cell<NodeId>,
     /// Wake-up that it carries, µs; `u64::MAX` = none.
     pub deadline: Cell<u64>,
     /// Global id of the thread it was queued at and now follows; 0 = none.
@@ -197,20 +202,21 @@ impl Travel {
         self.home.set(u64::from(cpu));
     }
 
-    /// The state of a thread that was made on `cpu`, its page at pool-window address `page`.
-    pub fn start(&self, cpu: u16, page: u64) {
+    /// The state of a thread of CPU `cpu` that was nowhere else; its page lies on `node`, at pool-window address `page`.
+    pub fn start(&self, cpu: u16, page: u64, node: NodeId) {
         self.link.store(0, Ordering::Relaxed);
         self.target.set(u64::from(cpu));
         self.set_home(cpu);
         self.page.set(page);
+        self.node.set(node);
         self.deadline.set(u64::MAX);
         self.follows.set(0);
         self.since.set(0);
         self.errand.set(Errand::Home);
-        for (word, known) in self.known.iter().enumerate() {
-            let own = usize::from(cpu / 64) == word;
-            known.set(if own { 1 << (cpu % 64) } else { 0 });
+        for known in &self.known {
+            known.set(0);
         }
+        self.known[usize::from(cpu / 64) % self.known.len()].set(1 << (cpu % 64));
     }
 }
 

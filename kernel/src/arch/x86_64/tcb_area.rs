@@ -6,8 +6,8 @@
 //!
 //! A CPU may still have the old translation of a slot after a change. Looking a thread up therefore drops the
 //! slot's translation and looks again before it says that there is no such thread (`thread::lookup`), so neither
-//! creation nor deletion has to interrupt anybody. A page that leaves the array has id 0 and is kept until no
-//! CPU can have its translation ([`unmap`]).
+//! creation nor deletion has to interrupt anybody. A page that leaves the array has id 0 and may become another
+//! thread's, but nothing else until no CPU can have its translation (`cross::quarantine`).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,9 +29,11 @@ const ACCESSED_DIRTY: u64 = 0x60;
 const TABLE: u64 = Flags::PRESENT.union(Flags::WRITABLE).bits();
 const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
 
-/// What a node needs to change its view of the array.
+/// What a node needs to change its view of the array. Constant once the kernel address space exists.
 struct NodeView {
-    /// Physical address of the directory whose entries name leaf tables; 0 = no such node.
+    /// The node.
+    node: AtomicU64,
+    /// Physical address of the directory whose entries name leaf tables.
     directory: AtomicU64,
     /// The leaf table that all slots shared at first.
     shared_leaf: AtomicU64,
@@ -40,8 +42,10 @@ struct NodeView {
 }
 
 sealed! {
+    /// The views of the nodes that have one, without gaps; the first without a directory ends them.
     static VIEWS: [NodeView; MAX_NODES] = [const {
         NodeView {
+            node: AtomicU64::new(0),
             directory: AtomicU64::new(0),
             shared_leaf: AtomicU64::new(0),
             zero_entry: AtomicU64::new(0),
@@ -52,11 +56,13 @@ sealed! {
 /// Serialises changes of the array's tables; lookups take no lock.
 static CHANGE: Mutex<()> = Mutex::new(());
 
+#[inline(always)]
 fn read(table: PhysAddr, index: usize) -> u64 {
     // SAFETY: tables of the array are pool pages, mapped at their window for ever.
     unsafe { paging::window(table).cast::<u64>().add(index & 511).read_volatile() }
 }
 
+#[inline(always)]
 fn write(table: PhysAddr, index: usize, entry: u64) {
     // SAFETY: as above; changed only under `CHANGE`, one aligned word at a time.
     unsafe { paging::window(table).cast::<u64>().add(index & 511).write_volatile(entry) };
@@ -68,62 +74,117 @@ pub fn learn(node: NodeId, root: PhysAddr) {
     // SAFETY: page tables of the kernel lie in pools.
     let walk = tables::walk(root, at, |p| Some(unsafe { *(p.window().as_u64() as *const u64) }));
     let Some(walk) = walk else { return };
-    let view = &VIEWS[node.index()];
+    let Some(view) = VIEWS.get(views().count()) else { return };
+    view.node.store(u64::from(node.get()), Ordering::Relaxed);
     view.directory.store(walk.tables[2].as_u64(), Ordering::Relaxed);
     view.shared_leaf.store(walk.tables[3].as_u64(), Ordering::Relaxed);
     view.zero_entry.store(read(walk.tables[3], 0), Ordering::Relaxed);
 }
 
-fn views() -> impl Iterator<Item = (NodeId, &'static NodeView)> {
-    VIEWS
-        .iter()
-        .enumerate()
-        .filter(|(_, v)| v.directory.load(Ordering::Relaxed) != 0)
-        .map(|(i, v)| (NodeId::new(i as u8), v))
+#[inline(always)]
+fn views() -> impl Iterator<Item = &'static NodeView> {
+    VIEWS.iter().take_while(|view| view.directory.load(Ordering::Relaxed) != 0)
 }
 
-/// The node's own leaf table for the group of `number`, made if it is still the shared one.
-fn own_leaf(node: NodeId, view: &NodeView, number: ThreadNo) -> Option<PhysAddr> {
-    let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
-    let index = number.index() / TABLE_ENTRIES;
-    let leaf = PhysAddr::new(read(directory, index) & ADDRESS);
-    if leaf.as_u64() != view.shared_leaf.load(Ordering::Relaxed) {
-        return Some(leaf);
+impl NodeView {
+    /// The leaf table for the group of `number`.
+    #[inline(always)]
+    fn leaf(&self, number: ThreadNo) -> PhysAddr {
+        let directory = PhysAddr::new(self.directory.load(Ordering::Relaxed));
+        PhysAddr::new(read(directory, number.index() / TABLE_ENTRIES) & ADDRESS)
     }
-    let fresh = memory::alloc_page(node).ok()?;
-    for slot in 0..TABLE_ENTRIES {
-        write(fresh, slot, view.zero_entry.load(Ordering::Relaxed));
+
+    /// The node's own leaf table for the group of `number`, made if it is still the shared one.
+    #[inline(always)]
+    fn own_leaf(&self, number: ThreadNo) -> Option<PhysAddr> {
+        let leaf = self.leaf(number);
+        if leaf.as_u64() != self.shared_leaf.load(Ordering::Relaxed) {
+            return Some(leaf);
+        }
+        self.make_leaf(number)
     }
-    // The content is the same as before, so no translation that anybody has becomes wrong.
-    write(directory, index, fresh.as_u64() | TABLE);
-    Some(fresh)
+
+    #[cold]
+    #[inline(never)]
+    fn make_leaf(&self, number: ThreadNo) -> Option<PhysAddr> {
+        let node = NodeId::new(self.node.load(Ordering::Relaxed) as u8);
+        let fresh = memory::alloc_page_raw(node).ok()?;
+        for slot in 0..TABLE_ENTRIES {
+            write(fresh, slot, self.zero_entry.load(Ordering::Relaxed));
+        }
+        // The content is the same as before, so no translation that anybody has becomes wrong.
+        let directory = PhysAddr::new(self.directory.load(Ordering::Relaxed));
+        write(directory, number.index() / TABLE_ENTRIES, fresh.as_u64() | TABLE);
+        Some(fresh)
+    }
+
+    #[inline(always)]
+    fn is_free(&self, leaf: PhysAddr, number: ThreadNo) -> bool {
+        read(leaf, number.index() % TABLE_ENTRIES) == self.zero_entry.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn show(&self, leaf: PhysAddr, number: ThreadNo, entry: u64) {
+        write(leaf, number.index() % TABLE_ENTRIES, entry);
+    }
 }
 
-/// Shows `page` in the slot of `number` on every node. False if a node has no memory for the table.
+/// Shows `page` in the slot of `number` on every node: from here on the thread can be found. False if a node has no
+/// memory for the table, or if another CPU has just filled the slot.
+#[inline(always)]
 pub fn map(number: ThreadNo, page: PhysAddr) -> bool {
-    let _guard = CHANGE.lock();
-    if !views().all(|(node, view)| own_leaf(node, view, number).is_some()) {
-        return false;
+    let guard = CHANGE.lock();
+    for view in views() {
+        match view.own_leaf(number) {
+            Some(leaf) if view.is_free(leaf, number) => {
+                view.show(leaf, number, page.as_u64() | KERNEL_RW);
+            }
+            _ => {
+                drop(guard);
+                give_up(number, page);
+                return false;
+            }
+        }
     }
-    set_all(number, |_| page.as_u64() | KERNEL_RW);
+    forget(number);
     true
 }
 
-/// Shows the zero page in the slot of `number` again and answers the page that was there.
-pub fn unmap(number: ThreadNo) -> Option<PhysAddr> {
+/// Takes back what an unfinished [`map`] has done.
+#[cold]
+fn give_up(number: ThreadNo, page: PhysAddr) {
     let _guard = CHANGE.lock();
-    let (_, view) = views().next()?;
-    let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
-    let leaf = PhysAddr::new(read(directory, number.index() / TABLE_ENTRIES) & ADDRESS);
-    let page = PhysAddr::new(read(leaf, number.index() % TABLE_ENTRIES) & ADDRESS);
-    set_all(number, |view| view.zero_entry.load(Ordering::Relaxed));
-    Some(page)
+    for view in views() {
+        let leaf = view.leaf(number);
+        if read(leaf, number.index() % TABLE_ENTRIES) & ADDRESS == page.as_u64() {
+            view.show(leaf, number, view.zero_entry.load(Ordering::Relaxed));
+        }
+    }
+    forget(number);
+}
+
+/// Shows the zero page in the slot of `number`, which has a page of its own, again.
+#[inline(always)]
+pub fn unmap(number: ThreadNo) {
+    let _guard = CHANGE.lock();
+    for view in views() {
+        view.show(view.leaf(number), number, view.zero_entry.load(Ordering::Relaxed));
+    }
+    forget(number);
+}
+
+#[inline(always)]
+fn forget(number: ThreadNo) {
+    cpulocal::forget_page(VirtAddr::new(number.tcb().as_u64()));
 }
 
 /// Shows `page` in the slot of `number` on every node instead of the page there.
 pub fn replace(number: ThreadNo, page: PhysAddr) {
     let _guard = CHANGE.lock();
-    set_all(number, |_| page.as_u64() | KERNEL_RW);
+    for view in views() {
+        view.show(view.leaf(number), number, page.as_u64() | KERNEL_RW);
+    }
+    forget(number);
 }
 
 /// Copies the page of a thread that is of this CPU to a fresh page.
@@ -136,8 +197,7 @@ pub fn copy(from: PhysAddr, to: PhysAddr) {
 
 /// Numbers whose slot shows a page of its own, now or a moment ago.
 pub fn present() -> impl Iterator<Item = ThreadNo> {
-    let view = views().next().map(|(_, view)| view);
-    view.into_iter().flat_map(|view| {
+    views().next().into_iter().flat_map(|view| {
         let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
         let shared = view.shared_leaf.load(Ordering::Relaxed);
         let zero = view.zero_entry.load(Ordering::Relaxed) & ADDRESS;
@@ -149,13 +209,4 @@ pub fn present() -> impl Iterator<Item = ThreadNo> {
                 .map(move |n| ThreadNo::new((group * TABLE_ENTRIES + n) as u32))
         })
     })
-}
-
-fn set_all(number: ThreadNo, entry: impl Fn(&NodeView) -> u64) {
-    for (_, view) in views() {
-        let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
-        let leaf = PhysAddr::new(read(directory, number.index() / TABLE_ENTRIES) & ADDRESS);
-        write(leaf, number.index() % TABLE_ENTRIES, entry(view));
-    }
-    cpulocal::forget_page(VirtAddr::new(number.tcb().as_u64()));
 }
