@@ -4,7 +4,11 @@
 /// Links binary `bin` of the package at `base`.
 fn link_at(bin: &str, base: u64) {
     let root = std::path::PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("set by cargo"));
-    let template = root.join("../libl4/link.ld.in");
+    let template = root
+        .ancestors()
+        .map(|above| above.join("libl4/link.ld.in"))
+        .find(|path| path.exists())
+        .expect("the template is in the checkout");
     println!("cargo:rerun-if-changed={}", template.display());
     let text = std::fs::read_to_string(&template).expect("the template exists");
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR").expect("set by cargo"));

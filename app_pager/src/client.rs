@@ -1,13 +1,14 @@
 //! The application's side of the pager interface (numa-l4 4.2.1, "Application Pager API"): what a
 //! task's threads ask the pager of the node they are on.
 
-use crate::control::{AskCounts, Counts};
+use crate::control::{AskCounts, AskThreads, Counts, LIST_MOST, ThreadInfo, ThreadList};
 use crate::directory::Census;
 use crate::encode::ClientRequest;
 use crate::ids::{NodeSet, PageNo, PageRange, Status, TaskId};
 use crate::message::{ClientCall, Reply};
 use crate::region::{Policy, Region};
 use crate::wire::Message;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use l4abi::{CpuId, IpcError, NodeId, Rights, ThreadId, Timeouts};
 use libl4::arch::StackTop;
@@ -191,7 +192,15 @@ pub fn query(addr: u64) -> Result<Placement, TaskError> {
 /// # Errors
 /// [`TaskError`].
 pub fn census(node: NodeId) -> Result<Census, TaskError> {
-    match call(None, ClientCall::Census(node))? {
+    census_of(None, node)
+}
+
+/// How much of a task is on a node. Of another task than the caller's only balancers may ask.
+///
+/// # Errors
+/// [`TaskError`].
+pub fn census_of(task: Option<TaskId>, node: NodeId) -> Result<Census, TaskError> {
+    match call(task, ClientCall::Census(node))? {
         Reply::Census(census) => Ok(census),
         _ => Err(TaskError::BadReply),
     }
@@ -233,6 +242,32 @@ pub fn migrate_thread(thread: ThreadId, cpu: CpuId) -> Result<(), TaskError> {
         Err(TaskError::Ipc(_)) if thread == me => Ok(()),
         Err(error) => Err(error),
         Ok(reply) => done(reply),
+    }
+}
+
+/// Moves a thread of another task to a CPU. For load balancers (manifest: `balancer = true`).
+///
+/// # Errors
+/// [`TaskError`].
+pub fn move_thread_of(task: TaskId, thread: ThreadId, cpu: CpuId) -> Result<(), TaskError> {
+    let node = topology::node_of(cpu);
+    done(call(Some(task), ClientCall::MigrateThread { thread, node, cpu })?)
+}
+
+/// All threads that the caller's pager serves. For load balancers.
+///
+/// # Errors
+/// [`TaskError`]; `BadReply` if the caller is none.
+pub fn threads_here() -> Result<Vec<ThreadInfo>, TaskError> {
+    let mut all: Vec<ThreadInfo> = Vec::new();
+    loop {
+        let after = all.last().map_or(ThreadId::NIL, |info| info.thread);
+        let ThreadList(more) = ask(my_pager(), &AskThreads { after })?;
+        let full = more.len() == LIST_MOST;
+        all.extend(more);
+        if !full {
+            return Ok(all);
+        }
     }
 }
 

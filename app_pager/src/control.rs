@@ -1,8 +1,9 @@
 //! What the root task and clients ask a pager beside the protocol: starting tasks, counts.
 
 use crate::ids::TaskId;
-use crate::wire::{Message, wire_struct};
-use l4abi::ThreadId;
+use crate::wire::{Message, Reader, Wire, Words, wire_struct};
+use alloc::vec::Vec;
+use l4abi::{CpuId, ThreadId};
 
 /// The root task asks the pager of a node to start a task there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +51,66 @@ pub struct Counts {
 }
 wire_struct!(Counts { task, faults, revokes, frames_used, frames });
 
+/// A thread that a pager serves, as load balancers see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ThreadInfo {
+    /// The thread.
+    pub thread: ThreadId,
+    /// Its task.
+    pub task: TaskId,
+    /// Its CPU.
+    pub cpu: CpuId,
+    /// It runs or wants to; otherwise it waits for something.
+    pub runs: bool,
+}
+wire_struct!(ThreadInfo { thread, task, cpu, runs });
+
+/// A balancer asks for the threads that a pager serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AskThreads {
+    /// Threads with a higher id only: where the list before ended, or nil.
+    pub after: ThreadId,
+}
+wire_struct!(AskThreads { after });
+
+/// Most threads of a [`ThreadList`].
+pub const LIST_MOST: usize = 15;
+
+/// The answer: at most [`LIST_MOST`] threads in ascending order of their ids. A full list may go on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ThreadList(pub Vec<ThreadInfo>);
+
+impl Wire for ThreadList {
+    fn put(&self, out: &mut Words) {
+        out.push(self.0.len() as u64);
+        self.0.iter().for_each(|info| info.put(out));
+    }
+
+    fn get<I: Iterator<Item = u64>>(input: &mut Reader<I>) -> Option<Self> {
+        let count = input.word().filter(|&count| count <= LIST_MOST as u64)?;
+        (0..count).map(|_| ThreadInfo::get(input)).collect::<Option<_>>().map(Self)
+    }
+}
+
+/// The root task makes the threads of a task load balancers, or ends that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Designate {
+    /// The task.
+    pub task: TaskId,
+    /// Whether its threads may act for any task from now on.
+    pub balances: bool,
+}
+wire_struct!(Designate { task, balances });
+
+impl Message for AskThreads {
+    const LABEL: u64 = 0x5034;
+}
+impl Message for ThreadList {
+    const LABEL: u64 = 0x5035;
+}
+impl Message for Designate {
+    const LABEL: u64 = 0x5036;
+}
 impl Message for Spawn {
     const LABEL: u64 = 0x5030;
 }
@@ -61,4 +122,28 @@ impl Message for AskCounts {
 }
 impl Message for Counts {
     const LABEL: u64 = 0x5033;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use l4abi::ThreadNo;
+
+    #[test]
+    fn lists_of_threads_fit() {
+        let info = |n| ThreadInfo {
+            thread: ThreadId::global(ThreadNo(n), 1),
+            task: TaskId(u32::MAX),
+            cpu: CpuId(n as u16),
+            runs: n % 2 == 0,
+        };
+        for count in [0, 1, LIST_MOST] {
+            let list = ThreadList((0..count as u32).map(info).collect());
+            let (tag, words) = list.encode().expect("it fits");
+            assert_eq!(ThreadList::decode(tag, words.as_slice()), Some(list));
+        }
+        let mut words = Words::default();
+        words.push(LIST_MOST as u64 + 1);
+        assert_eq!(ThreadList::get(&mut Reader::new(words.as_slice().iter().copied())), None);
+    }
 }

@@ -46,6 +46,8 @@ pub struct Pager {
     pub(crate) worker: Option<WorkerJob>,
     pub(crate) deferred: Vec<Deferred>,
     pub(crate) departures: Vec<Departure>,
+    /// Tasks whose threads may act for any task.
+    balancing: Vec<TaskId>,
 }
 
 /// Where actions go.
@@ -64,6 +66,7 @@ impl Pager {
             worker: None,
             deferred: Vec::new(),
             departures: Vec::new(),
+            balancing: Vec::new(),
             config,
         }
     }
@@ -97,6 +100,27 @@ impl Pager {
     /// Lets `thread` act for any task.
     pub fn add_balancer(&mut self, thread: ThreadId) {
         self.config.balancers.push(thread);
+    }
+
+    /// Lets all threads of `task` act for any task, or ends that.
+    pub fn designate(&mut self, task: TaskId, balances: bool) {
+        self.balancing.retain(|&other| other != task);
+        if balances {
+            self.balancing.push(task);
+        }
+    }
+
+    /// Whether `thread` may act for any task.
+    #[must_use]
+    pub fn may_balance(&self, thread: ThreadId) -> bool {
+        let own = self.threads.get(&thread);
+        self.config.balancers.contains(&thread) || own.is_some_and(|t| self.balancing.contains(t))
+    }
+
+    /// The threads whose faults come here, with ids above `after`, in ascending order.
+    pub fn threads_after(&self, after: ThreadId) -> impl Iterator<Item = (ThreadId, TaskId)> {
+        let range = (core::ops::Bound::Excluded(after), core::ops::Bound::Unbounded);
+        self.threads.range(range).map(|(&thread, &task)| (thread, task))
     }
 
     /// The configuration.
@@ -423,7 +447,7 @@ impl Pager {
     ) {
         let own = self.threads.get(&thread).copied();
         let allowed = match task {
-            Some(task) if self.config.balancers.contains(&thread) => Some(task),
+            Some(task) if self.may_balance(thread) => Some(task),
             Some(task) => own.filter(|&t| t == task),
             None => own,
         };

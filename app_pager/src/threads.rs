@@ -13,7 +13,7 @@ use crate::lane::{Job, PageOp, Phase, Wait};
 use crate::members::{HoldMembers, MemberView};
 use crate::message::{ClientCall, Reply, Request};
 use crate::pager::{Out, Pager};
-use crate::region::Policy;
+use crate::region::{Policy, Region};
 use alloc::vec;
 use alloc::vec::Vec;
 use l4abi::{CpuId, NodeId, ThreadId};
@@ -29,6 +29,11 @@ impl Pager {
         let single = self.config.dir.single_space;
         let valid = |node: NodeId| node.0 < self.config.dir.nodes;
         match call {
+            ClientCall::AddRegion(_, Region { policy: Policy::OnNode(node), .. })
+                if !valid(node) =>
+            {
+                self.invalid(lane)
+            }
             ClientCall::AddRegion(range, region) => {
                 self.done(lane);
                 vec![Phase::Ask(DirOp::SetRegion { range, region })]

@@ -141,6 +141,12 @@ pub struct Program {
     /// The run is a success if the program dies.
     #[serde(default)]
     pub dies: bool,
+    /// The run does not wait for it: it is stopped when all others have ended.
+    #[serde(default)]
+    pub daemon: bool,
+    /// Its threads may move threads of all tasks.
+    #[serde(default)]
+    pub balancer: bool,
 }
 
 /// When a program is started again.

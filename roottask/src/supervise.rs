@@ -8,7 +8,7 @@ use crate::servers;
 use alloc::string::String;
 use alloc::vec::Vec;
 use app_pager::client::{TaskError, ask, counts_of};
-use app_pager::control::{Spawn, Spawned};
+use app_pager::control::{Designate, Spawn, Spawned};
 use app_pager::encode::ClientRequest;
 use app_pager::ids::TaskId;
 use app_pager::layout::{HEAP, Numbers};
@@ -39,9 +39,17 @@ const PORTS: [core::ops::RangeInclusive<u64>; 2] = [0x3F8..=0x3FF, 0xF4..=0xF4];
 enum End {
     Exit(u64),
     Panic,
-    Exception { vector: u64, ip: u64 },
-    Fault { addr: u64, ip: u64 },
+    Exception {
+        vector: u64,
+        ip: u64,
+    },
+    Fault {
+        addr: u64,
+        ip: u64,
+    },
     NotStarted,
+    /// A daemon is not needed any more.
+    Stopped,
 }
 
 impl fmt::Display for End {
@@ -54,6 +62,7 @@ impl fmt::Display for End {
             Self::Fault { addr, ip: 0 } => write!(f, "bad fault at address {addr:#x}"),
             Self::Fault { addr, ip } => write!(f, "bad fault at address {addr:#x}, ip {ip:#x}"),
             Self::NotStarted => f.write_str("could not be started"),
+            Self::Stopped => f.write_str("stopped"),
         }
     }
 }
@@ -118,7 +127,7 @@ impl System {
                     started = true;
                     (0..self.manifest.program.len()).for_each(|i| self.start(i));
                 }
-                if started && self.running.iter().all(|r| matches!(r.state, State::Ended)) {
+                if started && self.all_ended() {
                     self.finish();
                 }
             }
@@ -130,6 +139,12 @@ impl System {
             let answer = self.handle(&message).filter(|_| !self.silent);
             reply = answer.map(|tag| (message.from, tag));
         }
+    }
+
+    /// All programs but the daemons.
+    fn all_ended(&self) -> bool {
+        let programs = self.running.iter().zip(&self.manifest.program);
+        programs.into_iter().all(|(r, p)| p.daemon || matches!(r.state, State::Ended))
     }
 
     fn pagers_ready(&self) -> bool {
@@ -232,6 +247,9 @@ impl System {
                 pages.release(&mut self.memory);
             }
             State::Task { task, node } => {
+                if self.manifest.program[index].balancer {
+                    self.designate(task, false);
+                }
                 let request = ClientRequest { task: Some(task), call: ClientCall::EndTask };
                 let ended: Result<Reply, TaskError> = ask(self.numbers.lane(node, 0), &request);
                 if !matches!(ended, Ok(Reply::Done | Reply::Pages { .. })) {
@@ -243,7 +261,7 @@ impl System {
         }
         let program = &self.manifest.program[index];
         let running = &mut self.running[index];
-        let well = how == End::Exit(0);
+        let well = matches!(how, End::Exit(0) | End::Stopped);
         println!("root: program '{}': {how}", program.name);
         libl4::console::record(|out| {
             let mut line = Line::begin(out, "program");
@@ -306,8 +324,24 @@ impl System {
             Spawn { task, module: module.base, size: module.size, start_page: pagers.transfer };
         let spawned: Result<Spawned, _> = ask(self.numbers.lane(node, lane), &spawn);
         match spawned {
-            Ok(Spawned { thread }) if !thread.is_nil() => Ok(State::Task { task, node }),
+            Ok(Spawned { thread }) if !thread.is_nil() => {
+                if program.balancer {
+                    self.designate(task, true);
+                }
+                Ok(State::Task { task, node })
+            }
             _ => Err("its pager cannot start it"),
+        }
+    }
+
+    /// Tells all pagers that the threads of a task are load balancers, or are no more.
+    fn designate(&self, task: TaskId, balances: bool) {
+        for pager in self.pagers.iter().flat_map(|pagers| &pagers.list) {
+            let told: Result<Reply, _> =
+                ask(self.numbers.lane(pager.node, 0), &Designate { task, balances });
+            if told != Ok(Reply::Done) {
+                println!("root: the pager of node {} on balancers: {told:?}", pager.node.0);
+            }
         }
     }
 
@@ -337,6 +371,11 @@ impl System {
 
     /// All programs have ended: the last checks, and out.
     fn finish(&mut self) -> ! {
+        for index in 0..self.running.len() {
+            if !matches!(self.running[index].state, State::Ended) {
+                self.end(index, End::Stopped);
+            }
+        }
         let mut failed = self.running.iter().any(|r| r.failed);
         let mut check = |name: &str, ok: bool, detail: fmt::Arguments<'_>| {
             libl4::console::record(|out| Test { name, ok, detail }.write(out));
@@ -347,8 +386,7 @@ impl System {
                 let (before, after) = p.faults;
                 let text = format_args!("node {}: {before} at start, {after} after", p.node.0);
                 check("os_pagers_never_fault", after == 0 && before > 0, text);
-                let counts = counts_of(self.numbers.lane(p.node, 0), None);
-                let used = counts.map(|c| c.frames_used);
+                let used = frames_left(self.numbers.lane(p.node, 0));
                 let text = format_args!("node {}: frames in use: {used:?}", p.node.0);
                 check("os_frames_return", used == Ok(0), text);
             }
@@ -356,6 +394,20 @@ impl System {
         println!("root: all programs have ended");
         exit::exit(if failed { Outcome::Failed } else { Outcome::Success })
     }
+}
+
+/// Frames that a pager has handed out, when nothing is being done any more: a lane may still be giving up
+/// the fault of a thread that is gone, with a frame taken along (`app_pager/src/fault.rs`).
+fn frames_left(lane: ThreadId) -> Result<u64, TaskError> {
+    let mut used = Ok(0);
+    for _ in 0..100 {
+        used = counts_of(lane, None).map(|counts| counts.frames_used);
+        if used == Ok(0) {
+            break;
+        }
+        libl4::time::sleep_us(20_000);
+    }
+    used
 }
 
 impl Supervisor for System {

@@ -151,6 +151,10 @@ struct Program {
     _restart: Restart,
     #[serde(default, rename = "dies")]
     _dies: bool,
+    #[serde(default)]
+    daemon: bool,
+    #[serde(default)]
+    balancer: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
@@ -181,6 +185,13 @@ impl Manifest {
             if !modules.contains(&program.module) {
                 modules.push(program.module.clone());
             }
+        }
+        ensure!(
+            file.program.is_empty() || file.program.iter().any(|program| !program.daemon),
+            "all programs are daemons: the run would end at once"
+        );
+        if let Some(program) = file.program.iter().find(|p| p.balancer && file.pager.is_none()) {
+            anyhow::bail!("program '{}' is a balancer, but there is no pager", program.name);
         }
         if file.numa == Numa::Flat {
             let placed = file.program.iter().find(|p| p.node.is_some_and(|node| node != 0));
@@ -252,6 +263,8 @@ mod tests {
         assert!(refused("unmap = \"lazy\"\n").contains("lazy"));
         assert!(refused("master = \"me\"\n").contains("me"));
         assert!(refused("pool = 3\n").contains("power of two"));
+        assert!(refused(&format!("{program}daemon = true\n")).contains("daemons"));
+        assert!(refused(&format!("{program}balancer = true\n")).contains("no pager"));
         assert!(refused("spaces = [").contains("line 3"));
     }
 

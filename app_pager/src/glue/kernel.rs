@@ -1,5 +1,6 @@
 //! Threads and spaces by the system call server of the CPU (numa-l4 4.2.2).
 
+use super::shared;
 use super::start::Setup;
 use app_pager::event::{KernelCall, KernelRefused};
 use app_pager::ids::{Frame, TaskId};
@@ -145,6 +146,7 @@ pub fn perform(setup: &Setup, call: KernelCall, lane: ThreadId) -> Result {
         KernelCall::CreateDummy { task, dummy, peer } => join(setup, task, dummy, peer, lane),
         KernelCall::CreateThread { task, thread, peer, ip, sp } => {
             join(setup, task, thread, peer, lane)?;
+            shared::of(setup.node).put_on(thread, libl4::thread::my_cpu());
             pager::start_message(thread, ip, sp).map_err(|_| KernelRefused)
         }
         KernelCall::MoveThread { task, thread, peer, cpu, node } => {
@@ -158,6 +160,7 @@ pub fn perform(setup: &Setup, call: KernelCall, lane: ThreadId) -> Result {
                 utcb: UTCB_UNSPECIFIED,
             };
             request(setup, Request::Thread(change))?;
+            shared::of(node).put_on(thread, cpu);
             schedule(setup, task, thread, cpu)
         }
         KernelCall::DeleteThread { task, thread } => delete(setup, task, thread),

@@ -12,7 +12,7 @@ use app_pager::mcs::{McsLock, McsPlace, Place};
 use app_pager::message::Confirm;
 use app_pager::store::Slot;
 use core::cell::UnsafeCell;
-use l4abi::{MsgTag, NodeId, ThreadId, Time};
+use l4abi::{CpuId, MsgTag, NodeId, ThreadId, ThreadNo, Time};
 use libl4::sync::Mutex;
 use libl4::{arch, heap, ipc};
 
@@ -155,6 +155,8 @@ pub struct Shared {
     inboxes: [Inbox; THREADS],
     barriers: [Barrier; THREADS],
     places: [[McsPlace; DEPTH]; THREADS],
+    /// Where threads of tasks were put on this node, by thread number.
+    cpus: Mutex<BTreeMap<ThreadNo, CpuId>>,
     /// Frames of this node that the root task has unmapped, and pagers that have not got them back.
     lost: Mutex<BTreeMap<Frame, NodeSet>>,
 }
@@ -168,6 +170,16 @@ impl Shared {
     /// Where the requests that a thread has sent together are confirmed.
     pub fn barrier(&self, index: u8) -> &Barrier {
         &self.barriers[usize::from(index.min(MAX_LANES))]
+    }
+
+    /// A thread of a task is on this CPU of the node from now on.
+    pub fn put_on(&self, thread: ThreadId, cpu: CpuId) {
+        self.cpus.lock().insert(thread.number(), cpu);
+    }
+
+    /// Where a thread of a task was put last on this node.
+    pub fn cpu_of(&self, thread: ThreadId) -> Option<CpuId> {
+        self.cpus.lock().get(&thread.number()).copied()
     }
 
     /// All pagers lose a frame of this node: the root task is about to unmap it.
@@ -211,6 +223,7 @@ pub fn create(node: NodeId) {
         inboxes: core::array::from_fn(|_| Inbox::default()),
         barriers: core::array::from_fn(|_| Barrier::new()),
         places: core::array::from_fn(|_| core::array::from_fn(|_| McsPlace::default())),
+        cpus: Mutex::new(BTreeMap::new()),
         lost: Mutex::new(BTreeMap::new()),
     }));
     arch::poke(pointer(node), core::ptr::from_ref(shared) as u64);

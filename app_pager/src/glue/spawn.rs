@@ -1,6 +1,7 @@
 //! Starting a task, and telling the root task of one that went wrong.
 
 use super::kernel;
+use super::shared;
 use super::start::setup;
 use super::thread::{Serving, with_pager};
 use alloc::vec::Vec;
@@ -29,6 +30,7 @@ pub fn spawn(me: &mut Serving, ask: &Spawn) -> Result<ThreadId, &'static str> {
         return Err("the task exists");
     }
     me.perform(placed);
+    shared::of(setup().node).put_on(thread, libl4::thread::my_cpu());
     pager::start_message(thread, image.entry, 0)
         .map_err(|_| "the thread takes no start message")?;
     Ok(thread)

@@ -9,20 +9,24 @@ use super::{act, spawn};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use app_pager::client::{put, received_words};
-use app_pager::control::{AskCounts, Counts, Spawn, Spawned};
+use app_pager::control::{
+    AskCounts, AskThreads, Counts, Designate, LIST_MOST, Spawn, Spawned, ThreadInfo, ThreadList,
+};
+use app_pager::directory::DirError;
 use app_pager::encode::{ClientRequest, PagerRequest};
 use app_pager::event::{Action, Event};
 use app_pager::ids::{Caller, LaneId, PageNo, Status, TaskId, Who};
 use app_pager::layout::MAX_LANES;
-use app_pager::message::{ClientCall, Confirm};
+use app_pager::message::{ClientCall, Confirm, Reply};
 use app_pager::pager::Pager;
 use app_pager::wire::Message;
 use core::sync::atomic::{AtomicU64, Ordering};
+use l4abi::schedule::ThreadState;
 use l4abi::{Acceptor, MsgTag, ThreadId, Time, Timeouts};
 use libl4::ipc::{self, Received};
 use libl4::pager::Fault;
 use libl4::sync::Mutex;
-use libl4::{println, program};
+use libl4::{println, program, sys, topology};
 
 /// Page faults served, by task.
 static FAULTS: Mutex<BTreeMap<TaskId, u64>> = Mutex::new(BTreeMap::new());
@@ -215,17 +219,38 @@ impl Serving {
         let words = &words[..count];
         if let Some(ClientRequest { task, mut call }) = ClientRequest::decode(message.tag, words) {
             let Who::Lane(lane) = self.who else { return None };
-            if let ClientCall::MigrateThread { node, .. } = &mut call
-                && setup.flat
-            {
-                // All CPUs belong to the one pager.
-                *node = setup.node;
+            if let ClientCall::MigrateThread { node, cpu, .. } = &mut call {
+                // A client names both: they must fit.
+                let exists = cpu.index() < topology::cpu_count();
+                if !exists || topology::node_of(*cpu) != *node {
+                    reply(message.from, &Reply::Refused(DirError::Invalid));
+                    return None;
+                }
+                if setup.flat {
+                    // All CPUs belong to the one pager.
+                    *node = setup.node;
+                }
             }
             let thread = message.from;
             return Some(Request::Event(Event::Call { lane, thread, task, call }));
         }
         if let Some(ask) = AskCounts::decode(message.tag, words) {
             reply(message.from, &counts(message.from, ask));
+            return None;
+        }
+        if let Some(AskThreads { after }) = AskThreads::decode(message.tag, words) {
+            if with_pager(|pager| pager.may_balance(message.from)) {
+                reply(message.from, &threads(after));
+            } else {
+                reply(message.from, &Reply::Refused(DirError::NotAllowed));
+            }
+            return None;
+        }
+        if let Some(Designate { task, balances }) = Designate::decode(message.tag, words)
+            && message.from == program::supervisor()
+        {
+            with_pager(|pager| pager.designate(task, balances));
+            reply(message.from, &Reply::Done);
             return None;
         }
         if let Some(spawn) = Spawn::decode(message.tag, words)
@@ -288,6 +313,21 @@ pub fn again(to: ThreadId) {
 fn count_fault(thread: ThreadId) {
     let Some(task) = with_pager(|pager| pager.task_of(thread)) else { return };
     *FAULTS.lock().entry(task).or_default() += 1;
+}
+
+/// Threads that this pager serves, for load balancers. Their lane's space is their scheduler's, so the
+/// kernel tells their states.
+fn threads(after: ThreadId) -> ThreadList {
+    let served: Vec<(ThreadId, TaskId)> =
+        with_pager(|pager| pager.threads_after(after).take(LIST_MOST).collect());
+    let node = shared::of(setup().node);
+    let info = |(thread, task)| {
+        let state = sys::schedule(thread, sys::Schedule::default());
+        let runs = matches!(state, Ok((ThreadState::Running, _)));
+        let cpu = node.cpu_of(thread).unwrap_or_default();
+        ThreadInfo { thread, task, cpu, runs }
+    };
+    ThreadList(served.into_iter().map(info).collect())
 }
 
 fn counts(from: ThreadId, ask: AskCounts) -> Counts {

@@ -42,11 +42,12 @@ const HARDWARE: [&str; 12] = [
 const HARDWARE_HOMES: [&str; 3] = ["kernel/src/arch/x86_64/", "libl4/src/arch/", "tools/"];
 
 /// Packages that may contain unsafe code, with the reason. All others forbid it.
-const MAY_BE_UNSAFE: [(&str, &str); 7] = [
+const MAY_BE_UNSAFE: [(&str, &str); 8] = [
     ("kernel/src/", "owns the machine"),
     ("libl4/src/", "system calls, start-up, heap"),
     ("sigma0/src/main.rs", "starts without a runtime"),
     ("roottask/src/main.rs", "starts without a runtime"),
+    ("servers/balancer/src/main.rs", "starts without a runtime"),
     ("app_pager/src/main.rs", "finds the data it shares with the other pagers by address"),
     ("bench/", "measures and attacks the system from below"),
     ("tools/", "plugins for the emulator's C interface"),
