@@ -7,7 +7,7 @@
 
 use kcore::layout::PAGE_SIZE;
 pub use kcore::pool::OutOfMemory;
-use kcore::pool::{Metadata, NodePool, PageDesc, PoolPlan, Pools, SharedPool};
+use kcore::pool::{Frames, Metadata, NodePool, PageDesc, PoolPlan, Pools, SharedPool};
 use kcore::types::{NodeId, PhysAddr, PhysRange};
 use spin::{Mutex, MutexGuard, Once};
 
@@ -98,7 +98,33 @@ pub fn is_pool(phys: PhysAddr) -> bool {
 /// # Errors
 /// [`OutOfMemory`] if that pool has none; no other is tried.
 pub fn alloc_pages(node: NodeId, count: u64) -> Result<PhysAddr, OutOfMemory> {
-    alloc_pages_of(pools(), node, count)
+    let frames = alloc_raw(node, count)?;
+    zero(frames.range());
+    Ok(frames.into_phys())
+}
+
+/// Memory with whatever content it has. A pool that is empty gets back what is kept for later use.
+fn alloc_raw(node: NodeId, count: u64) -> Result<Frames, OutOfMemory> {
+    let directory = pools();
+    let (home, order) = (directory.home_of(node), order_of(count));
+    directory.alloc_on(home, order).or_else(|_| {
+        home::give_tables_back(node);
+        directory.alloc_on(home, order)
+    })
+}
+
+fn order_of(count: u64) -> u8 {
+    count.next_power_of_two().trailing_zeros() as u8
+}
+
+/// Two pages, aligned to two pages, the first zeroed, the second with whatever content it has.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn alloc_table_pair(node: NodeId) -> Result<PhysAddr, OutOfMemory> {
+    let pair = alloc_raw(node, 2)?.into_phys();
+    zero(PhysRange::from_len(pair.as_u64(), PAGE_SIZE));
+    Ok(pair)
 }
 
 /// [`alloc_pages`] for the boot stages, which name the directory.
@@ -110,8 +136,7 @@ pub fn alloc_pages_of(
     node: NodeId,
     count: u64,
 ) -> Result<PhysAddr, OutOfMemory> {
-    let order = count.next_power_of_two().trailing_zeros() as u8;
-    let frames = directory.alloc_on(directory.home_of(node), order)?;
+    let frames = directory.alloc_on(directory.home_of(node), order_of(count))?;
     let range = frames.range();
     let phys = frames.into_phys();
     zero(range);
@@ -132,8 +157,7 @@ pub fn alloc_page(node: NodeId) -> Result<PhysAddr, OutOfMemory> {
 /// [`OutOfMemory`].
 #[inline]
 pub fn alloc_page_raw(node: NodeId) -> Result<PhysAddr, OutOfMemory> {
-    let directory = pools();
-    Ok(directory.alloc_page_on(directory.home_of(node))?.into_phys())
+    Ok(alloc_raw(node, 1)?.into_phys())
 }
 
 /// At least `bytes` of zeroed words from the pool that `node` draws from, a power of two of pages; never given back.

@@ -1,5 +1,5 @@
-//! What the kernel keeps for every node in that node's own memory: the mapping lock, and the slab that mapping
-//! nodes come from. Every node's copy of the CPU table says where (`cpu::NodePage::homes`), so finding them reads
+//! What the kernel keeps for every node in that node's own memory: the mapping lock, the slab that mapping
+//! nodes come from, and page tables of spaces that are gone, which are known to be empty. Every node's copy of the CPU table says where (`cpu::NodePage::homes`), so finding them reads
 //! local memory only.
 //!
 //! In front of the slab every CPU has a *magazine* of free mapping nodes of the node it runs on, so that the usual
@@ -7,7 +7,7 @@
 //! of the slab, a full one gives some back. What lies in one counts as allocated for the slab and keeps its pages from going back to the pool: at most
 //! [`MAGAZINE`] nodes per CPU.
 //!
-//! Lock order: a slab's lock is taken after mapping and space locks, and before the pool's.
+//! Lock order: these locks are taken after mapping and space locks, never two at once, and before the pool's.
 
 #![expect(
     unsafe_code,
@@ -16,7 +16,7 @@
 
 use core::cell::Cell;
 
-use kcore::layout::MAX_NODES;
+use kcore::layout::{MAX_NODES, PAGE_SIZE};
 use kcore::pool::{OutOfMemory, Pools};
 use kcore::slab::{Slab, SlabCounters, SlabMemory};
 use kcore::topology::Topology;
@@ -29,10 +29,14 @@ use crate::util::ServingLock;
 
 /// Bytes of a mapping node (`kcore::mapdb`).
 const MAPPING_NODE: u64 = 64;
+/// From a table to its shadow.
+const SHADOW: u64 = PAGE_SIZE;
 /// Free mapping nodes that a CPU keeps at most: more than a page has.
 const MAGAZINE: u32 = 96;
 /// How many it gives back at once.
 const BATCH: u32 = 32;
+/// Empty table pairs that a node keeps at most.
+const TABLES: usize = 24;
 
 /// What a node has for itself.
 #[repr(C)]
@@ -41,6 +45,15 @@ pub struct NodeHome {
     pub tree: ServingLock,
     /// Mapping nodes.
     nodes: Mutex<Slab>,
+    /// Empty table pairs.
+    tables: Mutex<Tables>,
+}
+
+/// Empty table pairs (`kcore::mapdb`): the table all zero, the first word of its shadow the link to the next.
+#[derive(Debug)]
+struct Tables {
+    first: u64,
+    len: usize,
 }
 
 const _: () = assert!(size_of::<NodeHome>() as u64 <= kcore::layout::PAGE_SIZE);
@@ -55,8 +68,11 @@ pub fn build(directory: &Pools, topology: &Topology) -> Result<[u64; MAX_NODES],
     for node in topology.nodes() {
         let page = memory::alloc_pages_of(directory, node, 1)?;
         let at = page.window().as_u64();
-        let fresh =
-            NodeHome { tree: ServingLock::new(), nodes: Mutex::new(Slab::new(MAPPING_NODE)) };
+        let fresh = NodeHome {
+            tree: ServingLock::new(),
+            nodes: Mutex::new(Slab::new(MAPPING_NODE)),
+            tables: Mutex::new(Tables { first: 0, len: 0 }),
+        };
         // SAFETY: a fresh page, aligned and large enough, that is never freed.
         unsafe { (at as *mut NodeHome).write(fresh) };
         homes[node.index()] = at;
@@ -211,7 +227,47 @@ fn give(slab: &mut Slab, home: NodeId, node: u64) {
     }
 }
 
-/// Gives what this CPU and its node keep without using it back to the pool: the magazine and pages without objects.
+/// A page table with its shadow on the node that `home` draws from: two pages, aligned to two pages, the first all zero.
+pub fn alloc_table(home: NodeId) -> Option<u64> {
+    let mut kept = of(memory::home_of(home)).tables.lock();
+    let table = kept.first;
+    if table == 0 {
+        drop(kept);
+        return memory::alloc_table_pair(home).ok().map(PhysAddr::as_u64);
+    }
+    kept.first = link(PhysAddr::new(table + SHADOW)).get();
+    kept.len -= 1;
+    Some(table)
+}
+
+/// Gives back a table pair, whose table is all zero again.
+pub fn free_table(table: u64) {
+    let at = PhysAddr::new(table);
+    if let Some(home) = memory::pools().node_of(at) {
+        let mut kept = of(home).tables.lock();
+        if kept.len < TABLES {
+            link(at.offset(SHADOW)).set(kept.first);
+            kept.first = table;
+            kept.len += 1;
+            return;
+        }
+    }
+    memory::free_pages(at, 2);
+}
+
+/// Gives the empty tables that the node of `home` keeps back to the pool.
+#[cold]
+pub fn give_tables_back(home: NodeId) {
+    let mut kept = of(memory::home_of(home)).tables.lock();
+    while kept.first != 0 {
+        let table = PhysAddr::new(kept.first);
+        kept.first = link(table.offset(SHADOW)).get();
+        memory::free_pages(table, 2);
+    }
+    kept.len = 0;
+}
+
+/// Gives what this CPU and its node keep without using it back to the pool: the magazine, tables and pages without objects.
 pub fn trim() {
     let home = cpu::this().scheduling.node();
     let mut slab = of(home).nodes.lock();
@@ -219,6 +275,8 @@ pub fn trim() {
         give(&mut slab, home, node);
     }
     slab.shrink(&mut Pages(home));
+    drop(slab);
+    give_tables_back(home);
 }
 
 /// Gives the pages without objects that the slab of `node` keeps back to the pool.

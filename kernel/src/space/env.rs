@@ -30,6 +30,11 @@ pub fn init() -> Result<(), memory::OutOfMemory> {
     Ok(())
 }
 
+/// Makes the shadow of a fresh top table say that nothing in it is used.
+pub fn forget_used(top: PhysAddr) {
+    word(kcore::mapdb::used_of_top(top.as_u64())).store(0, Ordering::Relaxed);
+}
+
 /// The database's name of a space.
 pub fn name(space: SpaceRef) -> DbSpace {
     DbSpace(core::ptr::from_ref(space) as u64)
@@ -92,11 +97,11 @@ impl Env for Kernel {
     }
 
     fn alloc_table(&self, home: NodeId) -> Option<u64> {
-        memory::alloc_pages(home, 2).ok().map(PhysAddr::as_u64)
+        home::alloc_table(home)
     }
 
     fn free_table(&self, at: u64) {
-        memory::free_pages(PhysAddr::new(at), 2);
+        home::free_table(at);
     }
 
     fn alloc_index(&self, home: NodeId, pair: bool) -> Option<u64> {

@@ -24,7 +24,7 @@ use l4abi::fpage::Region;
 use l4abi::utcb::{MR0_OFFSET, location_is_valid};
 
 use crate::cross::migrate;
-use crate::memory;
+use crate::memory::{self, home};
 use crate::sched::percpu::PerCpu;
 use crate::thread::tcb::TcbRef;
 use crate::util::Word;
@@ -53,6 +53,8 @@ pub struct Space {
     pub tables: ServingLock,
     /// Root table of each CPU that has run it, physical; 0 = none.
     roots: [AtomicU64; MAX_CPUS],
+    /// The CPUs that have one, a bit each.
+    rooted: [AtomicU64; MAX_CPUS / 64],
     /// Ports it may use.
     pub io: io::Ports,
 }
@@ -177,18 +179,19 @@ impl Space {
     #[cold]
     #[inline(never)]
     fn new_root(&self, cpu: usize, node: NodeId, kernel_root: PhysAddr) -> Option<u64> {
-        let root = memory::alloc_page(node).ok()?;
+        let root = memory::alloc_page_raw(node).ok()?;
+        let table = |at: PhysAddr| at.window().as_u64() as *mut u64;
         self.tables.acquire();
-        for index in 0..TABLE_ENTRIES {
-            let from = if index < KERNEL_ROOT_INDEX { self.top } else { kernel_root };
-            // SAFETY: all three are tables in pool pages; entries are single words. The user half is copied
-            // under the space's lock, so no new entry is missed.
-            unsafe {
-                let entry = (from.window().as_u64() as *const u64).add(index).read_volatile();
-                (root.window().as_u64() as *mut u64).add(index).write_volatile(entry);
-            }
+        // SAFETY: all three are tables in pool pages, the new one known to nobody else. The user half is copied under the
+        // space's lock, so no new entry is missed; the kernel half of a root never changes.
+        unsafe {
+            table(root).copy_from_nonoverlapping(table(self.top), KERNEL_ROOT_INDEX);
+            let upper = table(root).add(KERNEL_ROOT_INDEX);
+            let kernel = table(kernel_root).add(KERNEL_ROOT_INDEX);
+            upper.copy_from_nonoverlapping(kernel, TABLE_ENTRIES - KERNEL_ROOT_INDEX);
         }
         self.roots[cpu].store(root.as_u64(), Ordering::Release);
+        self.rooted[cpu / 64].fetch_or(1 << (cpu % 64), Ordering::Release);
         self.tables.release();
         Some(root.as_u64())
     }
@@ -200,10 +203,21 @@ impl Space {
 
     /// Copies user entry `index` of the top table to all roots. Called with the space's lock held.
     pub fn propagate(&self, index: usize, entry: u64) {
-        for root in self.roots.iter().map(|r| r.load(Ordering::Acquire)).filter(|&r| r != 0) {
-            let at = PhysAddr::new(root).window().as_u64() as *mut u64;
+        self.for_each_root(|root| {
+            let at = root.window().as_u64() as *mut u64;
             // SAFETY: a root table of this space; `index` is in the user half.
             unsafe { at.add(index & (KERNEL_ROOT_INDEX - 1)).write_volatile(entry) };
+        });
+    }
+
+    fn for_each_root(&self, mut act: impl FnMut(PhysAddr)) {
+        for (roots, rooted) in self.roots.chunks(64).zip(&self.rooted) {
+            let mut left = rooted.load(Ordering::Acquire);
+            while left != 0 {
+                let root = roots[left.trailing_zeros() as usize].load(Ordering::Acquire);
+                left &= left - 1;
+                act(PhysAddr::new(root));
+            }
         }
     }
 
@@ -228,10 +242,9 @@ impl Space {
 
     /// Gives back the object, its root tables and its top table. The space is empty and nobody names it.
     pub fn free(&self) {
-        for root in self.roots.iter().map(|r| r.load(Ordering::Acquire)).filter(|&r| r != 0) {
-            memory::free_page(PhysAddr::new(root));
-        }
-        memory::free_pages(self.top, 2);
+        self.for_each_root(memory::free_page);
+        // Empty again: the database has removed every entry.
+        home::free_table(self.top.as_u64());
         let at = VirtAddr::new(core::ptr::from_ref(self) as u64);
         memory::free_page(at.window_phys());
     }
@@ -239,11 +252,13 @@ impl Space {
 
 /// A new, empty, uninitialised space with `node` as home.
 pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
-    let object = memory::alloc_page(node).map_err(|_| ErrorCode::OutOfMemory)?;
-    let Ok(top) = memory::alloc_pages(node, 2) else {
+    let object = memory::alloc_page_raw(node).map_err(|_| ErrorCode::OutOfMemory)?;
+    let Some(top) = home::alloc_table(node).map(PhysAddr::new) else {
         memory::free_page(object);
         return Err(ErrorCode::OutOfMemory);
     };
+    // The database keeps the used groups of a top table there.
+    env::forget_used(top);
     let space = Space {
         home: node,
         top,
@@ -257,6 +272,7 @@ pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
         utcb_pages: AtomicU32::new(0),
         tables: ServingLock::new(),
         roots: [const { AtomicU64::new(0) }; MAX_CPUS],
+        rooted: [const { AtomicU64::new(0) }; MAX_CPUS / 64],
         io: io::Ports::new(),
     };
     let at = object.window().as_u64() as *mut Space;

@@ -142,8 +142,11 @@ pub fn set_global_id(t: TcbRef, id: u64) {
 
 /// Values on activation (reference 2.1): all zero but these.
 pub fn initialise(t: TcbRef, pager: u64) {
-    for index in -64..64 {
-        set(t, index, 0);
+    let Some(first) = at(t, -64) else { return };
+    // SAFETY: a UTCB block is 128 words from word -64 on (see `at`).
+    let block: &[AtomicU64; 128] = unsafe { &*core::ptr::from_ref(first).cast() };
+    for word in block {
+        word.store(0, Ordering::Relaxed);
     }
     set_global_id(t, t.id.get());
     set_processor(t, t.travel.home());

@@ -24,7 +24,7 @@ mod tests;
 pub use env::{Env, FrameInfo, SpaceRef};
 pub use flush::{FlushRange, FlushSet, RANGES};
 pub use map::MapOp;
-pub use session::{Hint, OutOfMemory, Session};
+pub use session::{Hint, OutOfMemory, Session, used_of_top};
 pub use single::map_single;
 pub use space::Found;
 pub use unmap::{DeleteOp, USER_END, UnmapOp};
