@@ -33,6 +33,25 @@ pub extern "C" fn page_fault_from_user(me: TcbRef, address: u64, error: u64) -> 
     }
 }
 
+/// Entry from assembly for interrupts of devices at user level; the registers of `me` are saved.
+pub extern "C" fn device_from_user(line: &'static irq::Line, me: TcbRef) -> TcbRef {
+    let cpu = sched::this_cpu();
+    match short::interrupt(cpu, me, line) {
+        Some(handler) => {
+            arch::x86_64::apic::end_of_interrupt();
+            sched::leave_to(cpu, handler)
+        }
+        None => any_device(line),
+    }
+}
+
+/// An interrupt of a device at user level, with every case.
+#[inline(never)]
+fn any_device(line: &'static irq::Line) -> TcbRef {
+    let cpu = sched::this_cpu();
+    sched::leave(cpu, irq::fired(cpu, line.number()))
+}
+
 /// Entry from assembly for all other traps at user level; the registers of `me` are saved.
 pub extern "C" fn trap_from_user(vector: u64, error: u64, me: TcbRef) -> TcbRef {
     let cpu = sched::this_cpu();

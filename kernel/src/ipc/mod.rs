@@ -181,7 +181,7 @@ fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
 /// `to` names no thread: an interrupt line that is to be enabled again, or nobody.
 #[cold]
 fn no_thread(cpu: &PerCpu, me: TcbRef, to: u64) -> Next {
-    match crate::irq::acknowledge(me, to) {
+    match crate::irq::acknowledge(cpu, me, to) {
         true => sent(cpu, me, Next::Thread(me)),
         false => fail(cpu, me, Phase::Send, IpcCode::NoPartner, 0),
     }

@@ -15,7 +15,8 @@ use l4abi::proto;
 
 use crate::ipc::kernel_msg::{self, KernelIpc};
 use crate::ipc::{Call, result, takes_plainly};
-use crate::sched::percpu::PerCpu;
+use crate::irq::Line;
+use crate::sched::{self, percpu::PerCpu};
 use crate::space::{self, mapping};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, utcb};
@@ -66,6 +67,36 @@ pub fn exception(cpu: &PerCpu, me: TcbRef, vector: u8, error: u64) -> Option<Tcb
     me.kernel_ipc.set(KernelIpc::Exception(vector, error));
     kernel_msg::exception_words(me, handler, vector, error);
     hand_over(cpu, me, handler, to, proto::EXCEPTION_TAG.raw());
+    Some(handler)
+}
+
+/// `line` fired while `me` ran: its handler, who waits for it and is more important, runs next. `me` goes on later; it
+/// may have the FPU or ports.
+#[inline(always)]
+pub fn interrupt(cpu: &PerCpu, me: TcbRef, line: &Line) -> Option<TcbRef> {
+    let handler = thread::lookup_at_once(line.handler())?;
+    let id = line.id();
+    let awaited = handler.awaited.get();
+    let usual = handler.key.get() == cpu.short_key()
+        && me.key.get() & !Key::LOADED == cpu.plain_ready()
+        && line.is_simple()
+        && (awaited == id || awaited == Awaited::ANY.0)
+        && handler.priority.get() > me.priority.get();
+    if !usual {
+        return None;
+    }
+    // Point of no return.
+    line.open();
+    handler.set_reg(reg::R9, proto::INTERRUPT_TAG.raw());
+    handler.set_reg(reg::RSI, id);
+    handler.set_reg(reg::RDI, handler.local_id.get());
+    handler.key.set(cpu.plain_ready());
+    if !me.ready_link.is_queued() {
+        cpu.ready.put_back(me, me.priority.get());
+    }
+    if me.key().has(Key::LOADED) {
+        sched::left(cpu, me);
+    }
     Some(handler)
 }
 

@@ -262,7 +262,7 @@ fn activate(cpu: &PerCpu, t: TcbRef) {
 
 /// What a thread that was special while it ran leaves to be done.
 #[cold]
-fn left(cpu: &PerCpu, before: TcbRef) {
+pub fn left(cpu: &PerCpu, before: TcbRef) {
     if before.key().has(Key::SCHED) {
         preempt::leave(cpu, before);
     }

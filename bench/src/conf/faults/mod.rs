@@ -1,5 +1,6 @@
 //! Page faults, I/O faults, exceptions and FPU state (ref 6.1 to 6.3).
 
+mod interrupts;
 mod ports;
 
 use crate::harness::pager::{self, Mode};
@@ -13,7 +14,7 @@ use libl4::sys::{self, Exregs};
 use libl4::{Fpage, MsgTag, Rights, Time};
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[TESTS, ports::TESTS];
+pub const GROUPS: &[&[Test]] = &[TESTS, ports::TESTS, interrupts::TESTS];
 
 tests! {
     pf_read, All, "a read fault carries r, the exact address and the IP";

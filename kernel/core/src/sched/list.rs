@@ -141,6 +141,22 @@ impl<H: Copy, Q> List<H, Q> {
         }
     }
 
+    /// Puts `h`, which is on no queue of this kind, first.
+    #[inline(always)]
+    pub fn put_first(&self, h: H)
+    where
+        H: Linked<Q>,
+    {
+        debug_assert!(!h.link().is_queued());
+        let next = self.head.replace(Some(h)).unwrap_or(h);
+        // Of a queue of its own the new element is its own neighbour.
+        let prev = if next == h { h } else { next.link().prev.get().unwrap_or(h) };
+        h.link().next.set(Some(next));
+        h.link().prev.set(Some(prev));
+        prev.link().next.set(Some(h));
+        next.link().prev.set(Some(h));
+    }
+
     /// Takes `h` off this queue. Nothing happens if it is on no queue.
     ///
     /// The caller must name the queue that `h` is on: links do not say which queue they belong to.

@@ -46,6 +46,13 @@ impl<H: Linked<Ready>> RunQueue<H> {
         self.mark(priority);
     }
 
+    /// The same for a thread that is known not to be queued: it was running.
+    #[inline(always)]
+    pub fn put_back(&self, h: H, priority: u8) {
+        self.queues[usize::from(priority)].put_first(h);
+        self.mark(priority);
+    }
+
     /// Takes `h` off the queue of `priority`, the priority it was queued with.
     #[inline]
     pub fn dequeue(&self, h: H, priority: u8) {
@@ -98,5 +105,76 @@ impl<H: Linked<Ready>> RunQueue<H> {
 impl<H: Linked<Ready>> Default for RunQueue<H> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::Link;
+    use super::*;
+    use std::collections::VecDeque;
+
+    struct Thread(u32, Link<T>);
+    type T = &'static Thread;
+
+    impl PartialEq for Thread {
+        fn eq(&self, other: &Self) -> bool {
+            self.0 == other.0
+        }
+    }
+
+    impl Linked<Ready> for T {
+        fn link(&self) -> &Link<Self> {
+            &self.1
+        }
+    }
+
+    /// Both ways of queueing, dequeueing and picking against plain queues.
+    #[test]
+    fn like_plain_queues() {
+        let threads: Vec<T> =
+            (0..12).map(|n| -> T { Box::leak(Box::new(Thread(n, Link::new()))) }).collect();
+        let queue = RunQueue::<T>::new();
+        let mut oracle: Vec<VecDeque<u32>> = vec![VecDeque::new(); NR_PRIORITIES];
+        let priority = |n: u32| [3u8, 3, 64, 255][n as usize % 4];
+        let mut seed = 1u64;
+        for _ in 0..100_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let n = (seed >> 33) as u32 % 12;
+            let t = threads[n as usize];
+            let (p, known) = (priority(n), &mut oracle[usize::from(priority(n))]);
+            match (seed >> 50 & 3, t.link().is_queued()) {
+                (0, false) => {
+                    queue.put_back(t, p);
+                    known.push_front(n);
+                }
+                (1, queued) => {
+                    queue.enqueue(t, p);
+                    if !queued {
+                        known.push_back(n);
+                    }
+                }
+                (2, queued) => {
+                    queue.enqueue_first(t, p);
+                    if !queued {
+                        known.push_front(n);
+                    }
+                }
+                (3, true) => {
+                    queue.dequeue(t, p);
+                    known.retain(|&k| k != n);
+                }
+                _ => {}
+            }
+            let first = oracle.iter().rev().find_map(|q| q.front().copied());
+            assert_eq!(queue.pick(|_| true).map(|(t, _)| t.0), first);
+        }
+        let order: Vec<u32> = std::iter::from_fn(|| {
+            let (t, p) = queue.pick(|_| true)?;
+            queue.dequeue(t, p);
+            Some(t.0)
+        })
+        .collect();
+        assert_eq!(order, oracle.into_iter().rev().flatten().collect::<Vec<_>>());
     }
 }

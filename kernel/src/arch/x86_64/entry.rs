@@ -17,7 +17,7 @@ use l4abi::syscall::SyscallNo;
 use x86_64::registers::model_specific::Msr;
 use x86_64::registers::rflags::RFlags;
 
-use super::gdt;
+use super::{gdt, vectors};
 use crate::sched::percpu::PerCpu;
 use crate::thread::tcb::{Exit, Tcb, reg};
 
@@ -188,6 +188,38 @@ global_asm!(
         mov rdi, rax
         jmp exit_to_user
 
+    # --- devices have doors of their own: stack = address of the line, RIP, CS, RFLAGS, RSP, SS ----------------------
+    .global device_entries
+    .align 16
+    device_entries:
+    .set line, 0
+    .rept {MAX_DEVICES}
+        .align {DEVICE_ENTRY_SIZE}
+        push offset {LINES} + line * {LINE_SIZE}
+        jmp device_entry
+        .set line, line + 1
+    .endr
+    .align 16
+    device_entry:
+        test byte ptr [rsp + 16], 3
+        jz 5f
+        SAVE_TRAP 8
+        mov rdi, [rsp]
+        mov rsi, rax
+        mov rsp, {STACK_TOP}
+        call {device_from_user}
+        mov rdi, rax
+        jmp exit_to_user
+    5:  # As the stubs of `traps` leave it: vector, then an error code.
+        push rax
+        mov rax, [rsp + 8]
+        sub rax, offset {LINES}
+        shr rax, {LINE_SHIFT}
+        add rax, {DEVICES}
+        mov qword ptr [rsp + 8], 0
+        xchg rax, [rsp]
+        jmp trap_in_kernel
+
     # --- page faults have a door of their own: stack = error code, RIP, CS, RFLAGS, RSP, SS ----------------------
     .global page_fault_entry
     .align 16
@@ -234,7 +266,7 @@ global_asm!(
     CURRENT = const cpu_field(offset_of!(PerCpu, current)),
     USER_RSP = const cpu_field(offset_of!(PerCpu, user_word)),
     USER_RAX = const cpu_field(offset_of!(PerCpu, user_word)),
-    PAGE_FAULT = const super::vectors::PAGE_FAULT,
+    PAGE_FAULT = const vectors::PAGE_FAULT,
     STACK_TOP = const cpu_field(cpu_local::KERNEL_STACK_TOP as usize),
     USER_CS = const gdt::USER_CODE,
     USER_SS = const gdt::USER_DATA,
@@ -243,6 +275,13 @@ global_asm!(
     answer = sym crate::syscall::answer_from_user,
     trap_from_user = sym crate::trap::trap_from_user,
     page_fault_from_user = sym crate::trap::page_fault_from_user,
+    device_from_user = sym crate::trap::device_from_user,
+    MAX_DEVICES = const vectors::MAX_DEVICES,
+    DEVICES = const vectors::DEVICES,
+    DEVICE_ENTRY_SIZE = const DEVICE_ENTRY_SIZE,
+    LINES = sym crate::irq::TABLE,
+    LINE_SIZE = const size_of::<crate::irq::Line>(),
+    LINE_SHIFT = const size_of::<crate::irq::Line>().trailing_zeros(),
 );
 
 unsafe extern "C" {
@@ -250,6 +289,8 @@ unsafe extern "C" {
     safe static syscall_complete: u8;
     /// SYSCALL entry with the short paths first.
     safe static syscall_short: u8;
+    /// Interrupts of I/O APIC inputs, from user level and in the idle loop; [`DEVICE_ENTRY_SIZE`] bytes each.
+    safe static device_entries: u8;
     /// Page faults, from user level and in the kernel.
     safe static page_fault_entry: u8;
     fn exit_to_user(next: u64) -> !;
@@ -308,11 +349,17 @@ const SFMASK: u32 = 0xC000_0084;
 
 /// Address of the code for `vector` once threads run, if that has a door of its own.
 pub fn door(vector: u8) -> Option<u64> {
+    let line = vector.wrapping_sub(vectors::DEVICES);
     match vector {
-        super::vectors::PAGE_FAULT => Some(&raw const page_fault_entry as u64),
+        vectors::PAGE_FAULT => Some(&raw const page_fault_entry as u64),
+        _ if line < vectors::MAX_DEVICES => {
+            Some(&raw const device_entries as u64 + u64::from(line) * DEVICE_ENTRY_SIZE)
+        }
         _ => None,
     }
 }
+
+const DEVICE_ENTRY_SIZE: u64 = 16;
 
 /// Leaves the kernel for the first time on this CPU.
 pub fn start(next: &Tcb) -> ! {

@@ -117,6 +117,16 @@ pub fn lines() -> u32 {
     LINES.load(Ordering::Relaxed)
 }
 
+/// Each edge of the line is an interrupt of its own; otherwise it interrupts for as long as it is asserted.
+pub fn is_edge_triggered(line: u32) -> bool {
+    with_input(line, |chip, input| {
+        // SAFETY: owned registers.
+        let entry = unsafe { chip.table_entry(input) };
+        !entry.flags().contains(IrqFlags::LEVEL_TRIGGERED)
+    })
+    .unwrap_or(true)
+}
+
 /// The line has an input at some I/O APIC.
 pub fn is_available(line: u32) -> bool {
     with_input(line, |_, _| ()).is_some()
