@@ -85,13 +85,9 @@ pub fn run(
     command.args(args).stdout(Stdio::piped());
     match console {
         Console::Terminal => command.stdin(Stdio::inherit()),
-        Console::Pipe | Console::Scripted => {
+        Console::Pipe => {
             let file = std::fs::File::create(messages).context("cannot write the log directory")?;
-            let input = match console {
-                Console::Scripted => Stdio::inherit(),
-                _ => Stdio::null(),
-            };
-            command.stdin(input).stderr(file)
+            command.stdin(Stdio::null()).stderr(file)
         }
     };
     let deadline = limit.map(|limit| Instant::now() + limit);

@@ -8,6 +8,7 @@ mod console;
 mod doctor;
 mod elf;
 mod emulator;
+mod experiment;
 mod guest;
 mod image;
 mod machines;

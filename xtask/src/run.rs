@@ -119,7 +119,7 @@ pub fn command(args: &RunArgs) -> Result<u8> {
         }
         None => None,
     };
-    let console = if stdin().is_terminal() { Console::Terminal } else { Console::Scripted };
+    let console = if stdin().is_terminal() { Console::Terminal } else { Console::Pipe };
     let leave = if console == Console::Terminal { "; Ctrl-A x leaves" } else { "" };
     say::step("Booting", &format!("{} ({}){leave}", machine.name, machine.about));
     if args.gdb {

@@ -36,7 +36,7 @@ use std::{
 const TRIED: [&str; 1] = ["7.2"];
 
 /// Refuses an emulator whose insides the plugin does not know.
-fn ensure_tried() -> Result<()> {
+pub fn ensure_tried() -> Result<()> {
     doctor::ensure_emulator(false)?;
     let version = qemu::version()?;
     let number = version.trim_start_matches("qemu ");
@@ -60,6 +60,18 @@ pub fn measure(args: &SimArgs) -> Result<Vec<Map<String, Value>>> {
     let results = job.run()?;
     ensure!(results.outcome.end == End::Success, "{}: {}", args.name, results.outcome.end);
     Ok(results.lines)
+}
+
+/// Runs a guest that is ready: how it went, and the plugin's lines.
+pub fn run_media(
+    args: &SimArgs,
+    machine: &Machine,
+    media: &Media,
+    kernel: &Path,
+    plugin: &Path,
+) -> Result<(Outcome, Vec<Map<String, Value>>)> {
+    let results = Job { plugin, machine, media, kernel, args }.run()?;
+    Ok((results.outcome, results.lines))
 }
 
 /// `cargo xtask sim`.
@@ -105,7 +117,7 @@ fn plugin_path() -> PathBuf {
 }
 
 /// Builds the plugin and gives its path.
-fn build_plugin() -> Result<PathBuf> {
+pub fn build_plugin() -> Result<PathBuf> {
     say::step("Building", "numasim");
     let mut cargo = guest::cargo("build");
     cargo.args(["--release", "--quiet", "--package", "numasim"]);

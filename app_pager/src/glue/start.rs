@@ -34,8 +34,6 @@ pub struct Setup {
     pub flat: bool,
     /// The system's [`switches`].
     pub switches: u64,
-    /// For tests of supervision: lane 0 dies at this request; 0 = never.
-    pub dies_at: u64,
 }
 
 impl Setup {
@@ -49,7 +47,6 @@ impl Setup {
             heap: param(5),
             flat: param(6) & switches::FLAT != 0,
             switches: param(6),
-            dies_at: param(7),
         }
     }
 

@@ -6,7 +6,7 @@
 //! each iteration counts, as the limits ask.
 
 use super::Finding;
-use crate::cli::{BenchArgs, SimArgs};
+use crate::cli::SimArgs;
 use crate::{records, say, sim};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -81,9 +81,23 @@ const ROWS: [Row; 16] = [
     Row { complete: true, ..row("null system call, complete path", "null", ROUNDS, 200, "-") },
 ];
 
+/// The result records alone, for the report. `simulate` counts the guest with such kernel options.
+pub fn measure(
+    simulate: impl Fn(&str) -> Result<Vec<Map<String, Value>>>,
+) -> Result<Vec<Map<String, Value>>> {
+    let (short, complete) = (simulate("")?, simulate("fastpath=off")?);
+    let record = |row: &Row| -> Result<Map<String, Value>> {
+        let lines = if row.complete { &complete } else { &short };
+        match record(lines, row, measured(lines, row)?) {
+            Value::Object(record) => Ok(record),
+            _ => Ok(Map::new()),
+        }
+    };
+    ROWS.iter().map(record).collect()
+}
+
 /// Runs the experiment and prints the table.
-pub fn run(args: &BenchArgs) -> Result<Finding> {
-    let machine = args.machine.as_deref().unwrap_or("1n1c");
+pub fn run(machine: &str) -> Result<Finding> {
     say::step("Measuring", &format!("kernel paths on {machine}"));
     let short = sim::measure(&SimArgs::counting("paths", machine, ""))?;
     let complete = sim::measure(&SimArgs::counting("paths", machine, "fastpath=off"))?;
@@ -98,7 +112,7 @@ pub fn run(args: &BenchArgs) -> Result<Finding> {
         println!("{:40} {value:>8} {:>5}{mark}  {}", row.what, row.limit, row.others);
         finding.records.push(record(lines, row, value));
     }
-    costs(&short, &complete)?;
+    costs(&short)?;
     Ok(finding)
 }
 
@@ -129,30 +143,13 @@ fn record(lines: &[Map<String, Value>], row: &Row, value: u64) -> Value {
     })
 }
 
-/// The rows for which [`costs`] are printed: those about messages, and what the kernel makes of messages.
-const COSTLY: [&str; 8] =
-    ["ipc 0", "ipc 7", "ipc serve", "ipc 63", "fault", "switch", "interrupt", "exception"];
-
-/// Cache lines that the kernel touches and expensive instructions of the rows about messages, per message or round.
-/// Lines are counted over a whole region: between the same two threads again and again they stay the same, while a
-/// fault or a long message touches others each time.
-fn costs(short: &[Map<String, Value>], complete: &[Map<String, Value>]) -> Result<()> {
-    println!(
-        "\n{:40} {:>5} {:>5} {:>7}  {:>7} {:>7} {:>5} {:>5} {:>6}",
-        "kernel, per message",
-        "code",
-        "read",
-        "written",
-        "SYSCALL",
-        "SYSRET",
-        "CR3",
-        "MSR",
-        "locked"
-    );
-    for row in ROWS.iter().filter(|row| COSTLY.contains(&row.region)) {
-        let roi = region(if row.complete { complete } else { short }, row.region)?;
-        let occurrences = roi["n"].as_u64().filter(|&n| n > 0).context("no occurrence")?;
-        let times = (occurrences * row.per) as f64;
+/// Lines touched and expensive instructions of the IPC rows, per message.
+fn costs(lines: &[Map<String, Value>]) -> Result<()> {
+    println!("\n{:40} {:>6} {:>6} {:>8}  per message", "lines touched", "code", "data", "written");
+    for (what, name) in
+        [("IPC, call to call", "ipc 0"), ("IPC, call + reply-and-wait", "ipc serve")]
+    {
+        let roi = region(lines, name)?;
         let count = |value: &Value| -> u64 {
             match value {
                 Value::Array(items) => items.iter().filter_map(Value::as_u64).sum(),
@@ -160,18 +157,15 @@ fn costs(short: &[Map<String, Value>], complete: &[Map<String, Value>]) -> Resul
             }
         };
         let line = |key: &str| count(&roi["lines"]["kernel"][key]);
-        let each = |whose: &str, key: &str| count(&roi[whose][key]) as f64 / times;
+        let kernel = &roi["kernel"];
+        let special = ["sysret", "cr3_write", "wrmsr", "locked"]
+            .map(|key| format!("{key} {:.2}", count(&kernel[key]) as f64 / (2 * ROUNDS) as f64));
         println!(
-            "{:40} {:>5} {:>5} {:>7}  {:>7.2} {:>7.2} {:>5.2} {:>5.2} {:>6.2}",
-            row.what,
+            "{what:40} {:>6} {:>6} {:>8}  {}",
             line("code"),
             line("read"),
             line("written"),
-            each("user", "syscall"),
-            each("kernel", "sysret"),
-            each("kernel", "cr3_write"),
-            each("kernel", "wrmsr"),
-            each("kernel", "locked"),
+            special.join(", ")
         );
     }
     Ok(())

@@ -1,0 +1,181 @@
+//! A report from a fixed set of results has every plot and no empty section.
+
+use super::{Measured, Section, conclude_html, inspect::inspect, page, sections};
+use crate::{
+    bench::store::Results,
+    experiment::{
+        check::Finding,
+        figure::{Figure, Kind, Point, Series},
+        spec::{self, Experiment},
+    },
+};
+
+fn figure_for(experiment: &Experiment, index: usize) -> Figure {
+    let spec = &experiment.figure[index];
+    let places: &[&str] = match spec.kind {
+        Kind::Lines => &["1", "2", "4", "10"],
+        Kind::Bars => &["null <call>", "IPC & reply", "unmap"],
+    };
+    let series = |name: &str, factor: f64| Series {
+        name: name.into(),
+        points: places
+            .iter()
+            .enumerate()
+            .map(|(n, x)| Point { x: (*x).into(), y: factor * (n as f64 + 1.0) })
+            .collect(),
+    };
+    Figure { id: spec.id.clone(), series: vec![series("NUMA <&>", 100.5), series("flat", 70.25)] }
+}
+
+fn measured(experiment: &Experiment) -> Measured {
+    let figures = (0..experiment.figure.len()).map(|index| figure_for(experiment, index)).collect();
+    let finding = |holds| Finding { holds, text: "a < b & c".into() };
+    Measured {
+        label: String::new(),
+        quick: true,
+        figures,
+        findings: vec![finding(Some(true)), finding(None)],
+        runs: Vec::new(),
+        failures: vec!["x on 2n2c: <panic>".into()],
+    }
+}
+
+#[test]
+fn every_figure_of_every_experiment_is_drawn() {
+    let all = spec::load().unwrap();
+    let sections: Vec<Section> = all
+        .iter()
+        .map(|experiment| Section { experiment, measured: vec![measured(experiment)] })
+        .collect();
+    let figures: usize = all.iter().map(|experiment| experiment.figure.len()).sum();
+    let html = page::render(&sections);
+    assert_eq!(inspect(&html).unwrap(), figures);
+}
+
+#[test]
+fn what_was_not_run_says_so() {
+    let all = spec::load().unwrap();
+    let html = page::render(&sections(&all, &Results::default(), &[]));
+    assert_eq!(inspect(&html).unwrap(), 0);
+    assert!(html.contains("cargo xtask bench A7"));
+}
+
+#[test]
+fn faults_of_a_page_are_found() {
+    let all = spec::load().unwrap();
+    let experiment = &all[0];
+    let section = || Section { experiment, measured: vec![measured(experiment)] };
+    let good = page::render(&[section()]);
+    assert!(inspect(&good).is_ok());
+    let marks = |html: &str| {
+        html.split('\n')
+            .filter(|line| !line.starts_with("<circle") && !line.starts_with("<rect"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    for (what, bad) in [
+        ("not well-formed", good.replacen("</figure>", "", 1)),
+        ("no verdict", good.replacen("class=\"verdict", "class=\"", 1)),
+        ("no plot", good.replacen("<svg", "<svq", 1).replacen("</svg>", "</svq>", 1)),
+        ("nothing drawn", marks(&good)),
+        ("not self-contained", good.replacen("</body>", "<p><a href=\"x.js\">x</a></p></body>", 1)),
+        ("empty", good.replacen("<blockquote><p>", "<blockquote><p></p><p>", 1)),
+    ] {
+        assert!(inspect(&bad).is_err(), "{what} was not found");
+    }
+    let mut empty = section();
+    empty.measured[0].figures.iter_mut().for_each(|figure| figure.series.clear());
+    assert_eq!(inspect(&page::render(&[empty])).unwrap(), 0, "what is missing is said");
+}
+
+/// Results as `bench` writes them: the array walk in both systems, with lines that cross.
+fn results() -> Results {
+    let mut lines = Vec::new();
+    let mut points = Vec::new();
+    for (system, start, slope) in [("numa", 60.0, 10.0), ("flat", 40.0, 15.0)] {
+        let records: Vec<String> = [1, 2, 4, 8]
+            .iter()
+            .map(|n| {
+                let cycles = (start + slope * f64::from(*n)) * 1e6;
+                format!(
+                    r#"{{"kind":"roi","name":"walk {system} o=100 n={n}","cpu":0,"n":1,"cycles":{{"sum":{cycles}}},"remote":{n}}}"#
+                )
+            })
+            .collect();
+        lines.push(format!(
+            r#"{{"kind":"run","point":"{system}","inputs":"{system}","ok":true,"seconds":1,"conditions":{{"git":"abc","machine":"2n2c","caches":"on"}},"records":[{}]}}"#,
+            records.join(",")
+        ));
+        points.push(format!(r#"{{"point":"{system}","inputs":"{system}","params":{{}}}}"#));
+    }
+    lines.push(format!(
+        r#"{{"kind":"plan","experiment":"A7","quick":false,"points":[{}]}}"#,
+        points.join(",")
+    ));
+    Results::parse(&lines.join("\n"))
+}
+
+#[test]
+fn results_become_figures_and_a_verdict() {
+    let all = spec::load().unwrap();
+    let results = results();
+    let html = conclude_html(&all, &results);
+    assert!(inspect(&html).unwrap() >= 2);
+    assert!(html.contains("they cross at 4"), "20 million more at the start, 5 less a pass");
+    assert!(html.contains("revision</th><td>abc"));
+}
+
+#[test]
+fn a_serial_log_of_a_machine_enters_the_report() {
+    let all = spec::load().unwrap();
+    let log = "booting\r\n@json {\"kind\":\"boot\",\"text_replication\":true,\"nr_nodes\":2}\r\n\
+        @json {\"kind\":\"result\",\"bench\":\"arraywalk\",\"variant\":\"numa\",\"metric\":\"faults\",\"unit\":\"count\",\
+        \"value\":128,\"min\":128,\"max\":128,\"n\":1,\"overlap\":100,\"passes\":1}\r\n";
+    let runs = super::hardware::runs(log, "opteron.log");
+    assert_eq!(runs.len(), 1);
+    assert_eq!(runs[0].conditions["text_replication"], "on");
+    let html = page::render(&sections(&all, &Results::default(), &runs));
+    assert!(inspect(&html).unwrap() >= 1);
+    assert!(html.contains("From opteron.log"));
+}
+
+#[test]
+fn base64_is_the_standards() {
+    for (plain, coded) in
+        [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+    {
+        assert_eq!(page::base64(plain.as_bytes()), coded);
+    }
+}
+
+/// Where the host has a headless browser, it shows the page.
+#[test]
+fn a_browser_shows_it() {
+    use std::{fs, process::Command};
+    let all = spec::load().unwrap();
+    let sections: Vec<Section> = all
+        .iter()
+        .map(|experiment| Section { experiment, measured: vec![measured(experiment)] })
+        .collect();
+    let directory = std::env::temp_dir().join(format!("lokal-report-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let (file, picture) = (directory.join("index.html"), directory.join("page.png"));
+    fs::write(&file, page::render(&sections)).unwrap();
+    let profile = format!("--user-data-dir={}", directory.join("profile").display());
+    for browser in ["chromium", "google-chrome"] {
+        let shown = Command::new("timeout")
+            .args(["90", browser, "--headless", "--no-sandbox", "--disable-gpu", &profile])
+            .args(["--window-size=1000,30000", &format!("--screenshot={}", picture.display())])
+            .arg(format!("file://{}", file.display()))
+            .output();
+        // 127: there is no such program. Most hosts have none; the strict parser has to do there.
+        let Some(shown) = shown.ok().filter(|shown| shown.status.code() != Some(127)) else {
+            continue;
+        };
+        assert!(shown.status.success(), "{browser}: {}", String::from_utf8_lossy(&shown.stderr));
+        let size = fs::metadata(&picture).unwrap().len();
+        assert!(size > 100_000, "a picture of {size} bytes shows next to nothing");
+        break;
+    }
+    fs::remove_dir_all(directory).unwrap();
+}
