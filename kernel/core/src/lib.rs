@@ -9,6 +9,7 @@ pub mod cross;
 pub mod decode;
 pub mod fixed;
 pub mod ipc;
+pub mod kdb;
 pub mod layout;
 pub mod mapdb;
 pub mod options;

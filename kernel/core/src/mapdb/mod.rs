@@ -16,6 +16,7 @@ mod session;
 mod single;
 mod space;
 mod unmap;
+pub mod view;
 
 // The crate has no unsafe code for miri to judge, and a simulated machine is slow there.
 #[cfg(all(test, not(miri)))]

@@ -49,7 +49,7 @@ const PIN_ONE: u64 = 1 << 48;
 const PINS: u64 = 0xFFFF << 48;
 
 /// Low bits of INDEX and of a pointer to an index page: slots in use.
-const COUNT: u64 = 0xFFF;
+pub const COUNT: u64 = 0xFFF;
 
 pub fn level(info: u64) -> u8 {
     (info & LEVEL) as u8
@@ -79,7 +79,7 @@ pub fn pinned(info: u64) -> bool {
 pub const NOT_WAITING: u64 = !(7 << DUE | 7 << SEEN);
 
 /// Live 4 KiB pages in WHERE of a broken node.
-fn live_mask(level: u8) -> u64 {
+pub fn live_mask(level: u8) -> u64 {
     if level == 1 { 0xFFF } else { 0x1F_FFFF }
 }
 

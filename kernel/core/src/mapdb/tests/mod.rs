@@ -7,3 +7,4 @@ mod ports;
 mod random;
 mod sim;
 mod stress;
+mod view;

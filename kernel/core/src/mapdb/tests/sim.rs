@@ -93,6 +93,12 @@ impl Sim {
         (offset / 8) as usize
     }
 
+    /// Whether there is something at `at` that may be read.
+    pub fn holds(&self, at: u64) -> bool {
+        let offset = at.wrapping_sub(POOL);
+        offset < self.pool_bytes * NODES && self.lines[(offset / 64) as usize].get() != FREE
+    }
+
     fn mark(&self, at: u64, bytes: u64, from: u8, to: u8) {
         let first = ((at - POOL) / 64) as usize;
         for line in &self.lines[first..first + (bytes / 64) as usize] {
