@@ -38,7 +38,8 @@ pub fn with(write: impl FnOnce(&mut SerialPort)) {
 
 /// A character that arrived on the serial port, if any.
 pub fn read_byte() -> Option<u8> {
-    PORT.lock().as_mut()?.receive()
+    let mut port = PORT.lock();
+    crate::kdb::kept().or_else(|| port.as_mut()?.receive().and_then(crate::kdb::typed))
 }
 
 /// Prints bytes of a user program as they are, as one unit; not necessarily UTF-8.

@@ -19,6 +19,7 @@ use crate::boot::placement::Observed;
 use crate::cross::counters::Counters;
 use crate::cross::quarantine::Quarantine;
 use crate::cross::shootdown::Request;
+use crate::kdb::Held;
 use crate::memory::home::Magazine;
 use crate::sched::percpu::PerCpu;
 use crate::trace::Ring;
@@ -98,6 +99,8 @@ pub struct Shared {
     pub counters: Counters,
     /// What the CPU did.
     pub trace: Ring,
+    /// Where it was when the debugger stopped it.
+    pub held: Held,
 }
 
 const _: () = {
@@ -132,6 +135,7 @@ impl CpuBlock {
                 request: Request::new(),
                 counters: Counters::new(),
                 trace: Ring::new(),
+                held: Held::new(),
             },
         }
     }
@@ -213,6 +217,18 @@ pub fn root_of(cpu: CpuId) -> Option<u64> {
     }
     // SAFETY: as in `shared_of`; the root is a `Word`, which anybody may read, and only it is referred to.
     Some(unsafe { (*core::ptr::addr_of!((*(block as *const CpuBlock)).scheduling.root)).get() })
+}
+
+/// The queues of a CPU, for the debugger: the CPU stands still, perhaps in the middle of changing them.
+#[cfg(feature = "kdb")]
+#[expect(unsafe_code, reason = "CPU blocks are reached by address")]
+pub fn scheduling_of(cpu: CpuId) -> Option<&'static PerCpu> {
+    let block = *node_page().blocks.get(cpu.index())?;
+    if block == 0 {
+        return None;
+    }
+    // SAFETY: as in `shared_of`. Nobody writes: all other CPUs are stopped, and every cell holds a whole value.
+    Some(unsafe { &(*(block as *const CpuBlock)).scheduling })
 }
 
 /// Local APIC id of a CPU.

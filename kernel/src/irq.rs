@@ -209,6 +209,9 @@ pub fn acknowledge(cpu: &PerCpu, me: TcbRef, id: u64) -> bool {
 
 /// Line `line` fired on this CPU.
 pub fn fired(cpu: &PerCpu, line: u32) -> Next {
+    if crate::kdb::on_line(line) {
+        return resume(cpu, cpu.current.get());
+    }
     let deliver = Line::of(line).fires(line);
     apic::end_of_interrupt();
     if deliver { handle(cpu, line) } else { resume(cpu, cpu.current.get()) }

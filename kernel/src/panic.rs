@@ -72,6 +72,7 @@ fn finish(frames: Frames) -> ! {
         console::print_forced(format_args!("  #{n} {address:#018x}\n"));
     }
     epitaph!("end");
+    crate::kdb::panicked();
     if crate::arch::x86_64::paging::kernel_space_live() {
         crate::trace::print();
     }

@@ -49,7 +49,8 @@ pub extern "C" fn device_from_user(line: &'static irq::Line, me: TcbRef) -> TcbR
 #[inline(never)]
 fn any_device(line: &'static irq::Line) -> TcbRef {
     let cpu = sched::this_cpu();
-    sched::leave(cpu, irq::fired(cpu, line.number()))
+    trace::interrupt(vectors::DEVICES + line.number() as u8, cpu.current.get());
+    trace::leave(sched::leave(cpu, irq::fired(cpu, line.number())))
 }
 
 /// Entry from assembly for all other traps at user level; the registers of `me` are saved.

@@ -119,6 +119,9 @@ pub struct RunArgs {
     /// Write the guest's trace to FILE for Perfetto (ui.perfetto.dev)
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Type the lines of FILE at the kernel debugger's prompt (see docs/design/debugger.md)
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
     /// Print the emulator's command line
     #[arg(long, short)]
     pub verbose: bool,

@@ -3,10 +3,11 @@
 use crate::{
     console::{Follower, Seen},
     qemu::{self, Console},
+    script::Script,
 };
 use anyhow::{Context, Result};
 use std::{
-    io::Read,
+    io::{Read, Write},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -80,6 +81,7 @@ pub fn run(
     limit: Option<Duration>,
     messages: &PathBuf,
     mut follower: Follower,
+    script: Option<Script>,
 ) -> Result<(End, Seen)> {
     let mut command = emulator_command();
     command.args(args).stdout(Stdio::piped());
@@ -87,12 +89,13 @@ pub fn run(
         Console::Terminal => command.stdin(Stdio::inherit()),
         Console::Pipe => {
             let file = std::fs::File::create(messages).context("cannot write the log directory")?;
-            command.stdin(Stdio::null()).stderr(file)
+            let input = if script.is_some() { Stdio::piped() } else { Stdio::null() };
+            command.stdin(input).stderr(file)
         }
     };
     let deadline = limit.map(|limit| Instant::now() + limit);
     let mut child = command.spawn().with_context(|| format!("cannot start {}", qemu::PROGRAM))?;
-    let in_time = follow(&mut child, deadline, &mut follower);
+    let in_time = follow(&mut child, deadline, &mut follower, script.unwrap_or_default());
     if !matches!(in_time, Ok(true)) {
         child.kill().context("cannot stop the emulator")?;
     }
@@ -113,7 +116,15 @@ fn emulator_command() -> Command {
 }
 
 /// Feeds the console to the follower until it is closed (`true`) or the deadline passes (`false`).
-fn follow(child: &mut Child, deadline: Option<Instant>, follower: &mut Follower) -> Result<bool> {
+///
+/// What the script has to say to that is typed.
+fn follow(
+    child: &mut Child,
+    deadline: Option<Instant>,
+    follower: &mut Follower,
+    mut script: Script,
+) -> Result<bool> {
+    let mut stdin = child.stdin.take();
     let mut stdout = child.stdout.take().context("the emulator has no output")?;
     let (sender, receiver) = mpsc::channel();
     // The reader ends when the emulator does, or when the receiver is gone.
@@ -130,7 +141,14 @@ fn follow(child: &mut Child, deadline: Option<Instant>, follower: &mut Follower)
             deadline.saturating_duration_since(Instant::now())
         });
         match receiver.recv_timeout(wait) {
-            Ok(bytes) => follower.feed(&bytes)?,
+            Ok(bytes) => {
+                follower.feed(&bytes)?;
+                let typed = script.feed(&bytes);
+                if let Some(stdin) = stdin.as_mut().filter(|_| !typed.is_empty()) {
+                    // An emulator that has ended takes nothing; its end is seen next.
+                    let _ = stdin.write_all(&typed).and_then(|()| stdin.flush());
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => return Ok(true),
             Err(RecvTimeoutError::Timeout) => {}
         }

@@ -79,6 +79,9 @@ pub fn build(profile: Profile) -> Result<Programs> {
     let packages = guest_packages()?;
     let mut command = build_command(profile.of_programs());
     select(&mut command, &packages);
+    if profile == Profile::Debug {
+        command.args(["--features", "kernel/kdb"]);
+    }
     let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
     say::step("Building", &format!("{} ({})", names.join(", "), profile.of_programs().name()));
     let mut programs = Programs::new();
@@ -113,7 +116,7 @@ fn collect(command: Command, profile: Profile, programs: &mut Programs) -> Resul
     let directory = paths::output(profile)?;
     for (name, full) in run_build(command)? {
         let stripped = directory.join(&name);
-        strip(&full, &stripped, profile)?;
+        strip(&full, &stripped)?;
         programs.insert(name, Program { full, stripped });
     }
     Ok(())
@@ -176,16 +179,15 @@ fn run_build(mut command: Command) -> Result<Vec<(String, PathBuf)>> {
     Ok(built)
 }
 
-/// Copies `from` to `to` without debug information; debug builds keep the symbol table, which the
-/// kernel debugger shows.
-fn strip(from: &Path, to: &Path, profile: Profile) -> Result<()> {
+/// Copies `from` to `to` without symbols. What the kernel debugger shows is named from `from` (`trace::Names`), and the
+/// kernel must be able to look at the whole archive at once.
+fn strip(from: &Path, to: &Path) -> Result<()> {
     let fresh = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
     if fresh(to).zip(fresh(from)).is_some_and(|(copy, original)| copy > original) {
         return Ok(());
     }
-    let what = if profile == Profile::Debug { "--strip-debug" } else { "--strip-all" };
     let output = Command::new(doctor::objcopy()?)
-        .arg(what)
+        .arg("--strip-all")
         .args([from, to])
         .output()
         .context("cannot run llvm-objcopy")?;

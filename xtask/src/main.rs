@@ -20,6 +20,7 @@ mod records;
 mod report;
 mod run;
 mod say;
+mod script;
 mod sim;
 mod symbols;
 mod test;

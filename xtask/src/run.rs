@@ -12,6 +12,7 @@ use crate::{
     qemu::{self, Console, Launch, Media},
     records::{self, Conditions},
     say,
+    script::Script,
     symbols::Symbols,
     trace,
 };
@@ -70,6 +71,11 @@ pub struct Outcome {
 impl Guest<'_> {
     /// Runs the guest to its end.
     pub fn run(self) -> Result<Outcome> {
+        self.run_with(None, trace::Names::default())
+    }
+
+    /// The same, with `script` typed at it, and with names for addresses of programs that its debugger shows.
+    pub fn run_with(self, script: Option<Script>, names: trace::Names) -> Result<Outcome> {
         let launch = Launch {
             machine: self.machine,
             media: self.media,
@@ -90,9 +96,10 @@ impl Guest<'_> {
             accel: "tcg".into(),
             emulator: qemu::version()?,
         };
-        let symbols = Symbols::new(self.kernel);
+        let symbols = Symbols::new(self.kernel).with_programs(names);
         let follower = Follower::new(self.echo, &log, self.json, conditions, symbols)?;
-        let (end, seen) = emulator::run(&args, self.console, self.limit, &messages, follower)?;
+        let (end, seen) =
+            emulator::run(&args, self.console, self.limit, &messages, follower, script)?;
         let complaint = fs::read_to_string(&messages).unwrap_or_default().trim().to_string();
         let _ = fs::remove_file(&messages); // exists only where the emulator's output was kept
         Ok(Outcome { end, seen, log, command, complaint })
@@ -119,7 +126,9 @@ pub fn command(args: &RunArgs) -> Result<u8> {
         }
         None => None,
     };
-    let console = if stdin().is_terminal() { Console::Terminal } else { Console::Pipe };
+    let script = args.input.as_deref().map(Script::load).transpose()?;
+    let watched = script.is_none() && stdin().is_terminal();
+    let console = if watched { Console::Terminal } else { Console::Pipe };
     let leave = if console == Console::Terminal { "; Ctrl-A x leaves" } else { "" };
     say::step("Booting", &format!("{} ({}){leave}", machine.name, machine.about));
     if args.gdb {
@@ -139,7 +148,7 @@ pub fn command(args: &RunArgs) -> Result<u8> {
         json,
         extra: &[],
     }
-    .run()?;
+    .run_with(script, names(args, &programs))?;
     let code = conclude(&outcome, args.verbose)?;
     if let Some(file) = &args.trace {
         let mut names = names(args, &programs);
@@ -157,9 +166,7 @@ fn names(args: &RunArgs, programs: &guest::Programs) -> trace::Names {
             names.add(file.file_stem().and_then(|stem| stem.to_str()).unwrap_or(name), file);
         }
     }
-    for (name, program) in programs {
-        names.add(name, &program.full);
-    }
+    names.add_all(programs);
     names
 }
 
@@ -222,7 +229,10 @@ fn limit(args: &RunArgs) -> Result<Option<Duration>> {
 
 fn media(args: &RunArgs, profile: Profile, programs: &guest::Programs) -> Result<Media> {
     let traced = if args.trace.is_some() { "trace=on " } else { "" };
-    let append = format!("{traced}{}", args.append);
+    // Nobody could answer the debugger's prompt.
+    let alone = args.debug && args.input.is_none() && !stdin().is_terminal();
+    let alone = if alone { "kdb=off " } else { "" };
+    let append = format!("{traced}{alone}{}", args.append);
     let mut options = pack::Options {
         manifest: args.manifest.clone(),
         sigma0: args.sigma0.clone(),

@@ -1,5 +1,6 @@
 //! Turns addresses of a kernel backtrace into names and lines.
 
+use crate::trace::{self, Names};
 use std::path::{Path, PathBuf};
 
 /// Without a line table the nearest label below is taken, but not from farther away than this.
@@ -9,18 +10,38 @@ const LARGEST_FUNCTION: u64 = 64 << 10;
 pub struct Symbols {
     file: PathBuf,
     loader: Option<Option<addr2line::Loader>>,
+    programs: Names,
 }
 
 impl Symbols {
     /// Symbols of `file`, the program as it was linked.
     pub fn new(file: &Path) -> Self {
-        Self { file: file.to_path_buf(), loader: None }
+        Self { file: file.to_path_buf(), loader: None, programs: Names::default() }
+    }
+
+    /// The same with the programs that may run in the guest.
+    pub fn with_programs(self, programs: Names) -> Self {
+        Self { programs, ..self }
+    }
+
+    /// Program and function behind `ip=ADDRESS code=BYTES` in a line of the kernel debugger.
+    fn program(&self, line: &str) -> Option<String> {
+        let word = |name: &str| {
+            let start = line.find(name)? + name.len();
+            line[start..].split_whitespace().next()
+        };
+        let ip = u64::from_str_radix(word(" ip=0x")?, 16).ok()?;
+        let code = trace::hex(word(" code=")?)?;
+        let (program, function) = self.programs.find(ip, &code)?;
+        Some(format!("       {program}: {}", function.as_deref().unwrap_or("?")))
     }
 
     /// For a backtrace line of the guest, the lines that explain it, the innermost inlined function
     /// first; nothing for any other line.
     pub fn explain(&mut self, line: &str) -> Vec<String> {
-        let Some(address) = backtrace_address(line) else { return Vec::new() };
+        let Some(address) = backtrace_address(line) else {
+            return self.program(line).into_iter().collect();
+        };
         let file = &self.file;
         let loader = self.loader.get_or_insert_with(|| addr2line::Loader::new(file).ok());
         let Some(loader) = loader else { return Vec::new() };

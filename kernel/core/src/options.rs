@@ -67,6 +67,8 @@ pub struct Options {
     pub trace: bool,
     /// Bytes of each CPU's trace.
     pub trace_size: u64,
+    /// A kernel that has the debugger enters it; off: as if it had none.
+    pub kdb: bool,
 }
 
 impl Options {
@@ -87,6 +89,7 @@ impl Options {
         verbose: false,
         trace: false,
         trace_size: 128 << 10,
+        kdb: true,
     };
 }
 
@@ -190,6 +193,7 @@ const KNOWN: &[Known] = &[
     },
     Known { name: "silent", takes: "cpuN", set: |o, v| put(&mut o.silent_cpu, cpu(v).map(Some)) },
     Known { name: "verbose", takes: "on|off", set: |o, v| put(&mut o.verbose, switch(v)) },
+    Known { name: "kdb", takes: "on|off", set: |o, v| put(&mut o.kdb, switch(v)) },
     Known { name: "trace", takes: "on|off", set: |o, v| put(&mut o.trace, switch(v)) },
     Known {
         name: "trace_size",
@@ -273,7 +277,7 @@ mod tests {
     fn every_option_is_stored() {
         let line = "exit=boot test=boot panic=cpu3 text_replication=off tcb_migration=off \
                     node_pools=flat page_table_replication=off cache=off fastpath=off \
-                    pool_size=16M maxcpus=5 silent=cpu2 verbose=on trace=on trace_size=1M";
+                    pool_size=16M maxcpus=5 silent=cpu2 verbose=on trace=on trace_size=1M kdb=off";
         let want = Options {
             exit: Some(Exit::Boot),
             test: Some(SelfTest::Boot),
@@ -290,6 +294,7 @@ mod tests {
             verbose: true,
             trace: true,
             trace_size: 1 << 20,
+            kdb: false,
         };
         assert_eq!(parse(line), Ok(want));
         assert_eq!(line.split_ascii_whitespace().count(), KNOWN.len());

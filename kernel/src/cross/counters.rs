@@ -62,6 +62,12 @@ pub fn count(what: Counter) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
+/// Names and values of the counters in `counters`.
+#[cfg(feature = "kdb")]
+pub fn of(counters: &Counters) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    NAMES.iter().zip(&counters.0).map(|(name, value)| (*name, value.load(Ordering::Relaxed)))
+}
+
 /// Prints the counters of all CPUs as a record.
 pub fn print() {
     for number in 0..cpu::count() {

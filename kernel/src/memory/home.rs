@@ -97,6 +97,12 @@ pub fn slab_counters(node: NodeId) -> SlabCounters {
     of(node).nodes.lock().counters()
 }
 
+/// The same, unless somebody has the lock.
+#[cfg(feature = "kdb")]
+pub fn try_slab_counters(node: NodeId) -> Option<SlabCounters> {
+    Some(of(node).nodes.try_lock()?.counters())
+}
+
 /// A CPU's free mapping nodes of its own node, linked through their first words.
 #[derive(Debug)]
 pub struct Magazine {

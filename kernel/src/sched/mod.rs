@@ -395,6 +395,7 @@ pub fn run(boot_processor: bool) -> ! {
         cpu.allow_short_paths();
     }
     trace::start(cpu);
+    crate::kdb::start(cpu);
     time::start_cpu(cpu);
     fpu::init(crate::machine::get().features.xsave);
     match memory::alloc_page(cpu.node()) {

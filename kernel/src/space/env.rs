@@ -35,6 +35,12 @@ pub fn forget_used(top: PhysAddr) {
     word(kcore::mapdb::used_of_top(top.as_u64())).store(0, Ordering::Relaxed);
 }
 
+/// The top table of physical memory's own space; 0 before there is one.
+#[cfg(feature = "kdb")]
+pub fn physical_top() -> u64 {
+    PHYSICAL_TOP.get().map_or(0, |p| p.as_u64())
+}
+
 /// The database's name of a space.
 pub fn name(space: SpaceRef) -> DbSpace {
     DbSpace(core::ptr::from_ref(space) as u64)

@@ -158,6 +158,12 @@ impl Space {
         self.redirector.set(id);
     }
 
+    /// Threads in it.
+    #[cfg(feature = "kdb")]
+    pub fn thread_count(&self) -> u32 {
+        self.threads.load(Ordering::Relaxed)
+    }
+
     /// Home node.
     pub fn home(&self) -> NodeId {
         self.home

@@ -5,7 +5,7 @@ use core::fmt;
 
 use kcore::layout::{PAGE_SIZE, STUB_PAGE};
 
-use crate::space::user;
+use crate::space::Space;
 use crate::thread::tcb::{TcbRef, reg};
 
 /// Code bytes that are told.
@@ -35,17 +35,20 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
+/// Reads user memory of a space; answers how many bytes there are.
+type Read = fn(&Space, u64, &mut [u8]) -> usize;
+
 /// Where `t` is. Its page need not be there; nothing faults.
-pub fn whereabouts(t: TcbRef) -> Whereabouts {
+pub fn whereabouts(t: TcbRef, read: Read) -> Whereabouts {
     let mut at = Whereabouts { ip: t.user_ip(), bytes: [0; CODE], length: 0 };
     let Some(space) = t.space.get() else { return at };
     let stubs = STUB_PAGE.as_u64();
     if (stubs..stubs + PAGE_SIZE).contains(&at.ip) {
         let mut word = [0; 8];
-        if user::read(space, t.reg(reg::RSP), &mut word) {
+        if read(space, t.reg(reg::RSP), &mut word) == word.len() {
             at.ip = u64::from_le_bytes(word);
         }
     }
-    at.length = user::read_some(space, at.ip, &mut at.bytes);
+    at.length = read(space, at.ip, &mut at.bytes);
     at
 }

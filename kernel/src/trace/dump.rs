@@ -10,6 +10,7 @@ use l4abi::trace::{self, PREFIX, RECORD_BYTES, RECORDS_PER_LINE, VERSION};
 
 use super::Ring;
 use crate::arch::x86_64::{clock, tcb_area};
+use crate::space::user;
 use crate::thread::tcb::TcbRef;
 use crate::thread::{self, program};
 use crate::{console, cpu, machine};
@@ -77,7 +78,7 @@ fn rings() -> impl Iterator<Item = (usize, &'static Ring)> {
 
 /// What is needed to name a thread: where it is and what code lies there, which says whose program it is.
 fn print_thread(t: TcbRef) {
-    let at = program::whereabouts(t);
+    let at = program::whereabouts(t, user::read_some);
     line("trace-thread", |l| {
         l.num("number", t.number().get().into()).num("id", t.id.get());
         l.num("cpu", t.travel.home().into()).num("priority", t.priority.get().into());

@@ -66,21 +66,40 @@ extern "C" fn start_in_rust() -> ! {
     lokal_main()
 }
 
-/// Says to a kernel that keeps a trace that the run is about to end, so that it prints it: an Enter that only prints.
+/// An Enter (ref 7.4) with the message in a static that ends with NUL: a trap that preserves everything, then a jump over
+/// a MOV that is never executed and holds the address of the message. With `$nop` it only prints.
+#[cfg(target_os = "none")]
+macro_rules! debugger_enter {
+    ($word:ident, $($nop:literal)?) => {
+        // SAFETY: the kernel's debugger call changes no register and no memory of the program.
+        unsafe {
+            asm!("int3", $($nop,)? ".byte 0xeb, 7, 0x48, 0xc7, 0xc0", ".long {word}",
+                 word = sym $word, options(nostack, preserves_flags));
+        }
+    };
+}
+
+/// Says to a kernel that keeps a trace that the run is about to end, so that it prints it.
 #[cfg(target_os = "none")]
 pub(crate) fn announce_leaving() {
     static WORD: [u8; 8] = *debugger::LEAVING;
-    // SAFETY: a debugger call (ref 7.4): a trap that preserves everything, then a jump over a MOV that is never
-    // executed and holds the address of the message.
-    unsafe {
-        asm!("int3", ".byte {nop}, 0xeb, 7, 0x48, 0xc7, 0xc0", ".long {word}",
-             nop = const debugger::NOP, word = sym WORD, options(nostack, preserves_flags));
-    }
+    debugger_enter!(WORD, "nop");
+}
+
+/// Enters the kernel's debugger, if it has one; otherwise the kernel says who asked and goes on.
+#[cfg(target_os = "none")]
+pub fn enter_debugger() {
+    static WORD: [u8; 16] = *b"debugger wanted\0";
+    debugger_enter!(WORD,);
 }
 
 /// On the host there is no kernel.
 #[cfg(not(target_os = "none"))]
 pub(crate) fn announce_leaving() {}
+
+/// On the host there is no kernel.
+#[cfg(not(target_os = "none"))]
+pub fn enter_debugger() {}
 
 /// What the KernelInterface instruction returns (ref 4.2).
 #[derive(Clone, Copy, Debug)]

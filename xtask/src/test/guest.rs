@@ -15,6 +15,7 @@ use crate::{
     qemu::{self, Console, Media},
     run::{Guest, Outcome},
     say,
+    script::Script,
     sim::{self, gate},
     trace,
 };
@@ -182,6 +183,7 @@ fn one(run: &Run, media: Result<Media>, programs: &Programs) -> Report {
 }
 
 fn boot(run: &Run, media: &Media, programs: &Programs) -> Result<Outcome> {
+    let input = run.suite.input_path();
     Guest {
         label: &format!("test-{}", run.title().replace([' ', '(', ')'], "-")),
         machine: &run.machine,
@@ -195,7 +197,7 @@ fn boot(run: &Run, media: &Media, programs: &Programs) -> Result<Outcome> {
         json: None,
         extra: &[],
     }
-    .run()
+    .run_with(input.as_deref().map(Script::load).transpose()?, trace::Names::of(programs))
 }
 
 /// Runs a guest in the placement instrument; every region that makes a remote access is a failure.
@@ -225,8 +227,7 @@ fn measure(
 
 /// Decodes the trace of a run into a file beside its log and follows a message in it.
 fn follow(outcome: &Outcome, programs: &Programs) -> Result<()> {
-    let mut names = trace::Names::default();
-    programs.iter().for_each(|(name, program)| names.add(name, &program.full));
+    let mut names = trace::Names::of(programs);
     let file = outcome.log.with_extension("trace.json");
     let summary = trace::write(&outcome.seen.trace, &mut names, &file)?;
     ensure!(summary.by_interrupt > 0, "no message to another CPU can be followed: {summary:?}");

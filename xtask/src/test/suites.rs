@@ -30,6 +30,8 @@ pub struct Suite {
     /// How the guest is built: `release` without, `debug` with the kernel debugger, `traced`.
     #[serde(default)]
     pub profile: Profile,
+    /// File in `xtask/input/`, without ending, whose lines are typed at the guest.
+    pub input: Option<String>,
     /// Ways to boot; only `direct` without.
     #[serde(default)]
     pub boot: Vec<BootPath>,
@@ -133,6 +135,8 @@ fn parse(text: &str) -> Result<Vec<Suite>> {
             let file = suite.manifest_path();
             ensure!(file.is_some_and(|file| file.exists()), "suite '{name}': no such manifest");
         }
+        let input = suite.input_path();
+        ensure!(input.is_none_or(|file| file.exists()), "suite '{name}': no such input");
     }
     Ok(table.suite)
 }
@@ -146,6 +150,12 @@ impl Suite {
     /// The ways in which it boots.
     pub fn boot_paths(&self) -> Vec<BootPath> {
         if self.boot.is_empty() { vec![BootPath::Direct] } else { self.boot.clone() }
+    }
+
+    /// What is typed at the guest.
+    pub fn input_path(&self) -> Option<PathBuf> {
+        let name = self.input.as_ref()?;
+        Some(paths::root().join(format!("xtask/input/{name}.txt")))
     }
 
     /// The manifest file, if it is not the default one.

@@ -7,7 +7,7 @@ mod names;
 
 use crate::say;
 use anyhow::{Context, Result};
-pub use capture::Capture;
+pub use capture::{Capture, hex};
 use flows::Kind;
 pub use names::Names;
 use std::{fs, path::Path};
@@ -30,7 +30,7 @@ pub fn write(lines: &[String], names: &mut Names, file: &Path) -> Result<Summary
     let capture = Capture::parse(lines)?;
     let flows = flows::find(&capture);
     names.learn(&capture);
-    let value = chrome::export(&capture, &flows, &mut |number| names.of(number));
+    let value = chrome::export(&capture, &flows, &mut |number| names.thread(number));
     fs::write(file, serde_json::to_string(&value)? + "\n")
         .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(summary(&capture, &flows))

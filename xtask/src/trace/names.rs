@@ -4,6 +4,7 @@
 //! bytes with it; the program whose file has those bytes there is the one.
 
 use super::Capture;
+use crate::guest::Programs;
 use l4abi::trace::Event;
 use std::{collections::BTreeMap, fs, path::Path};
 use xmas_elf::{ElfFile, program::Type};
@@ -29,6 +30,18 @@ impl Names {
             let loader = addr2line::Loader::new(file).ok();
             self.programs.push(Program { name: name.into(), bytes, loader });
         }
+    }
+
+    /// Those of all guest programs.
+    pub fn of(programs: &Programs) -> Self {
+        let mut names = Self::default();
+        names.add_all(programs);
+        names
+    }
+
+    /// Adds all guest programs.
+    pub fn add_all(&mut self, programs: &Programs) {
+        programs.iter().for_each(|(name, program)| self.add(name, &program.full));
     }
 
     /// Program and function of the code `code` at `ip`.
@@ -58,7 +71,7 @@ impl Names {
     }
 
     /// The name of a thread.
-    pub fn of(&self, number: u32) -> String {
+    pub fn thread(&self, number: u32) -> String {
         self.threads.get(&number).cloned().unwrap_or_else(|| format!("thread {number}"))
     }
 }
@@ -97,6 +110,6 @@ mod tests {
         {
             assert_eq!(names.find(ip, code), None);
         }
-        assert_eq!(names.of(7), "thread 7");
+        assert_eq!(names.thread(7), "thread 7");
     }
 }

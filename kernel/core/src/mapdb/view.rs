@@ -117,7 +117,7 @@ impl Look<'_> {
         (self.visit)(Holder {
             depth,
             space,
-            va: va(info) + (self.at - start & !0xFFF),
+            va: va(info) + ((self.at - start) & !0xFFF),
             level,
             rights: if broken { 0 } else { pte::rights(entry) },
             status: waiting(info) | pte::status(entry),

@@ -121,6 +121,11 @@ impl SharedPool {
         self.pool.lock().counters()
     }
 
+    /// The counters, unless somebody has the lock: for a debugger that has stopped everybody.
+    pub fn try_counters(&self) -> Option<PoolCounters> {
+        Some(self.pool.try_lock()?.counters())
+    }
+
     /// One page of this pool.
     ///
     /// # Errors

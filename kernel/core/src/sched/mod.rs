@@ -6,6 +6,8 @@
 
 pub mod list;
 pub mod runqueue;
+#[cfg(test)]
+mod visit_tests;
 pub mod wakeup;
 
 pub use list::{Link, Linked, List};

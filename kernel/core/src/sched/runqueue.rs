@@ -95,6 +95,19 @@ impl<H: Linked<Ready>> RunQueue<H> {
         self.queues[usize::from(priority)].first()
     }
 
+    /// Visits the threads that are queued, ready or not, highest priority first, at most `most` of one priority: for a
+    /// debugger that has stopped the queue's owner in the middle of whatever it did.
+    pub fn visit(&self, most: usize, visit: &mut dyn FnMut(H, u8)) {
+        for priority in (0..=u8::MAX).rev() {
+            let mut left = most;
+            let _ = self.queues[usize::from(priority)].find(|h| {
+                visit(h, priority);
+                left = left.saturating_sub(1);
+                left == 0
+            });
+        }
+    }
+
     #[inline]
     fn mark(&self, priority: u8) {
         let word = &self.occupied[usize::from(priority / 64)];

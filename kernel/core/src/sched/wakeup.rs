@@ -130,6 +130,35 @@ impl<H: WakeNode> WakeQueue<H> {
     }
 }
 
+impl<H: WakeNode> WakeQueue<H> {
+    /// Visits the threads that wait, in no particular order, at most `most`: for a debugger that has stopped the queue's
+    /// owner in the middle of whatever it did.
+    pub fn visit(&self, most: usize, visit: &mut dyn FnMut(H, u64)) {
+        let mut at = self.root.get();
+        for _ in 0..most {
+            let Some(h) = at else { return };
+            visit(h, h.wake().at.get());
+            // Down to the children first, then on behind everything that is below.
+            at = h.wake().child.get().or_else(|| behind(h, most));
+        }
+    }
+}
+
+/// The next node behind `h` and everything below it: the next sibling of it or of a node above. `back` leads over the
+/// earlier siblings to the parent.
+fn behind<H: WakeNode>(h: H, most: usize) -> Option<H> {
+    let (mut h, mut rising) = (h, true);
+    for _ in 0..2 * most {
+        if rising && let Some(next) = h.wake().next.get() {
+            return Some(next);
+        }
+        let back = h.wake().back.get()?;
+        rising = back.wake().child.get() == Some(h);
+        h = back;
+    }
+    None
+}
+
 impl<H: WakeNode> Default for WakeQueue<H> {
     fn default() -> Self {
         Self::new()

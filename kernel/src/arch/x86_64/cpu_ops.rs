@@ -41,6 +41,16 @@ pub fn exit(code: ExitCode) -> ! {
     halt()
 }
 
+/// Resets the machine by the chip set's reset control register.
+#[cfg(feature = "kdb")]
+pub fn reset() -> ! {
+    const RESET_CONTROL: u16 = 0xcf9;
+    const COLD_RESET: u8 = 6;
+    // SAFETY: ends everything; where the register is absent the port decodes to nothing.
+    unsafe { Port::new(RESET_CONTROL).write(COLD_RESET) };
+    halt()
+}
+
 /// Stops this CPU for good.
 pub fn halt() -> ! {
     loop {

@@ -108,6 +108,28 @@ pub fn read(at: u64) -> Option<Provoked> {
     provoke!("mov {t:l}, [{at}]"; at = in(reg) at)
 }
 
+/// The word at `at`; none if reading it faults.
+#[cfg(feature = "kdb")]
+pub fn peek(at: u64) -> Option<u64> {
+    let cell = cpu::this().local.probe.resume.as_ptr();
+    let mut value: u64 = 0;
+    // SAFETY: a read that, if it faults, goes on at label 2 with nothing changed.
+    unsafe {
+        asm!(
+            "lea {t}, [rip + 2f]",
+            "mov [{cell}], {t}",
+            "mov {value}, [{at}]",
+            "2:",
+            cell = in(reg) cell,
+            t = out(reg) _,
+            at = in(reg) at,
+            value = inout(reg) value,
+            options(nostack, preserves_flags)
+        );
+    }
+    outcome().is_none().then_some(value)
+}
+
 /// Writes a zero byte; where that must fail, nothing is changed.
 pub fn write(at: u64) -> Option<Provoked> {
     provoke!("mov byte ptr [{at}], 0"; at = in(reg) at)

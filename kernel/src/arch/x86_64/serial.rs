@@ -29,6 +29,28 @@ impl SerialPort {
         Self::open()
     }
 
+    /// A second handle that leaves the device as it is, for the debugger.
+    #[cfg(feature = "kdb")]
+    pub fn attach() -> Option<Self> {
+        Self::device().map(SerialPort)
+    }
+
+    /// The device interrupts when bytes arrive.
+    #[cfg(feature = "kdb")]
+    pub fn interrupt_on_input(&mut self) {
+        use x86_64::instructions::port::Port;
+        const INTERRUPT_ENABLE: u16 = 1;
+        const RECEIVED: u8 = 1;
+        const MODEM_CONTROL: u16 = 4;
+        // Terminal and receiver ready; auxiliary output 2 lets the interrupt through to the line.
+        const READY_AND_INTERRUPT: u8 = 0b1011;
+        // SAFETY: two registers of the port that this handle stands for.
+        unsafe {
+            Port::new(COM1 + MODEM_CONTROL).write(READY_AND_INTERRUPT);
+            Port::new(COM1 + INTERRUPT_ENABLE).write(RECEIVED);
+        }
+    }
+
     fn device() -> Option<Uart16550<PioBackend>> {
         // SAFETY: COM1's eight registers belong to the serial port or to nothing; the handle is kept
         // behind the console lock, or used by the only CPU still running (`reopen`).

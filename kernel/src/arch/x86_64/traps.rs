@@ -135,7 +135,11 @@ extern "C" fn trap(frame: &mut TrapFrame) {
 /// An exception in kernel mode: returns only if a self-test provoked it.
 pub fn exception(frame: &mut TrapFrame) {
     if frame.vector as u8 == vectors::NMI && crate::panic::in_progress() {
+        crate::kdb::stopped(frame.rip, frame.rsp);
         cpu_ops::halt();
+    }
+    if frame.vector as u8 == vectors::NMI && crate::kdb::hold(frame.rip, frame.rsp) {
+        return;
     }
     if !selftest::resume(frame) {
         crate::panic::trap(frame);

@@ -1,5 +1,14 @@
 //! The debugger calls of the reference (7.4): `int3` with a marker instruction behind it. Console output and input
 //! are there in every build; nothing else is needed by programs.
+//!
+//! A kernel with the feature `kdb` (`cargo xtask run --debug`) has a debugger behind them (`debugger`), which an Enter,
+//! the escape key or a panic opens: docs/design/debugger.md.
+
+#[cfg_attr(feature = "kdb", path = "debugger.rs")]
+#[cfg_attr(not(feature = "kdb"), path = "absent.rs")]
+mod debugger;
+
+pub use debugger::{Held, hold, kept, look, on_line, panicked, start, stopped, typed};
 
 use crate::memory::counters;
 use crate::sched::Next;
@@ -7,7 +16,7 @@ use crate::sched::percpu::PerCpu;
 use crate::space::user;
 use crate::thread::tcb::{TcbRef, reg};
 use crate::{arch, console};
-use l4abi::syscall::debugger;
+use l4abi::syscall::debugger as debugger_call;
 
 /// Longest string one call prints.
 const LINE: usize = 512;
@@ -18,11 +27,11 @@ pub fn breakpoint(_cpu: &PerCpu, me: TcbRef) -> Next {
     let mut code = [0u8; 2];
     user::read_some(space, me.reg(reg::RIP), &mut code);
     match code {
-        debugger::PRINT_CHAR => console::print_bytes(&[me.reg(reg::RAX) as u8]),
-        debugger::PRINT_STRING => print_string(space, me.reg(reg::RAX)),
-        debugger::READ_CHAR => read_char(me, false),
-        debugger::READ_CHAR_BLOCKED => return read_blocked(me),
-        debugger::KERNEL_MEMORY => {
+        debugger_call::PRINT_CHAR => console::print_bytes(&[me.reg(reg::RAX) as u8]),
+        debugger_call::PRINT_STRING => print_string(space, me.reg(reg::RAX)),
+        debugger_call::READ_CHAR => read_char(me, false),
+        debugger_call::READ_CHAR_BLOCKED => return read_blocked(me),
+        debugger_call::KERNEL_MEMORY => {
             me.set_reg(reg::RAX, counters::read(me.reg(reg::RDI), me.reg(reg::RSI)));
         }
         _ => enter(me, code),
@@ -39,12 +48,15 @@ fn print_string(space: &crate::space::Space, at: u64) {
 
 fn read_char(me: TcbRef, _blocked: bool) {
     let value = console::read_byte().map_or(0xFF, u64::from);
+    look();
     me.set_reg(reg::RAX, me.reg(reg::RAX) & !0xFF | value);
 }
 
 /// Waits for a character by executing the breakpoint again, so that others run meanwhile.
 fn read_blocked(me: TcbRef) -> Next {
-    match console::read_byte() {
+    let byte = console::read_byte();
+    look();
+    match byte {
         Some(byte) => {
             me.set_reg(reg::RAX, me.reg(reg::RAX) & !0xFF | u64::from(byte));
             Next::Thread(me)
@@ -64,7 +76,7 @@ const COUNTERS: &[u8; 8] = b"counters";
 fn enter(me: TcbRef, code: [u8; 2]) {
     const JUMP_OVER: u8 = 0xEB;
     let Some(space) = me.space.get() else { return };
-    let jump = me.reg(reg::RIP) + u64::from(code[0] == debugger::NOP);
+    let jump = me.reg(reg::RIP) + u64::from(code[0] == debugger_call::NOP);
     let mut text = [0u8; 9];
     user::read_some(space, jump, &mut text);
     if text[0] == JUMP_OVER && text[2..5] == [0x48, 0xC7, 0xC0] {
@@ -73,12 +85,15 @@ fn enter(me: TcbRef, code: [u8; 2]) {
         user::read_some(space, at, &mut word);
         if &word == COUNTERS {
             crate::cross::counters::print();
-        } else if &word == debugger::LEAVING {
+        } else if &word == debugger_call::LEAVING {
             crate::trace::print();
         } else {
             crate::console::print(format_args!("--- thread {:#x}: ", me.id.get()));
             print_string(space, at);
             crate::println!(" ---");
+            if code[0] != debugger_call::NOP {
+                debugger::enter(format_args!("thread {:#x} asks for it", me.id.get()));
+            }
         }
     }
 }
