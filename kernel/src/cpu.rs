@@ -9,7 +9,6 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kcore::cross::mailbox::Mailbox;
-use kcore::cross::pending::Pending;
 use kcore::cross::post::Post;
 use kcore::layout::{self, cpu_local};
 use kcore::types::{ApicId, CpuId, NodeId, PhysAddr};
@@ -74,6 +73,8 @@ pub struct Local {
     pub quarantine: Quarantine,
     /// Free mapping nodes of this node.
     pub magazine: Magazine,
+    /// Nodes in whose mappings this CPU has announced changes, a bit each (`cross::shootdown::announce`).
+    pub announced: Cell<u64>,
 }
 
 /// State that other CPUs may touch.
@@ -89,8 +90,6 @@ pub struct Shared {
     pub mailbox: Mailbox<AtomicU64>,
     /// CPUs that want this one to forget translations, a bit each.
     pub shootdowns: Post<AtomicU64, { layout::MAX_CPUS / 64 }>,
-    /// The CPU changes mappings and has not had everybody forget them yet.
-    pub pending: Pending<AtomicU64>,
     /// Interrupt lines whose handler has come here, a bit each.
     pub irq_lines: Post<AtomicU64, { layout::MAX_SYSTEM_BASE as usize / 64 }>,
     /// What this CPU wants others to forget.
@@ -121,6 +120,7 @@ impl CpuBlock {
                 probe: Probe::idle(),
                 quarantine: Quarantine::new(),
                 magazine: Magazine::new(),
+                announced: Cell::new(0),
             },
             shared: Shared {
                 up: AtomicBool::new(false),
@@ -128,7 +128,6 @@ impl CpuBlock {
                 kernel_root,
                 mailbox: Mailbox::new(AtomicU64::new(0), AtomicU64::new(0)),
                 shootdowns: Post::new([const { AtomicU64::new(0) }; layout::MAX_CPUS / 64]),
-                pending: Pending::new(AtomicU64::new(0)),
                 irq_lines: Post::new(
                     [const { AtomicU64::new(0) }; layout::MAX_SYSTEM_BASE as usize / 64],
                 ),

@@ -4,53 +4,18 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu;
 use kcore::types::CpuId;
-
-/// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Counter {
-    /// Threads sent to other CPUs.
-    RequestsSent,
-    /// Threads that arrived.
-    RequestsReceived,
-    /// Interrupts sent for them.
-    RequestInterrupts,
-    /// Operations that had other CPUs flush.
-    Shootdowns,
-    /// Interrupts sent for that.
-    ShootdownInterrupts,
-    /// Shootdown requests served.
-    ShootdownsServed,
-    /// Interrupts of other CPUs taken.
-    InterruptsReceived,
-    /// Messages sent to threads on other CPUs.
-    CrossIpc,
-    /// Thread control blocks moved to this CPU's node.
-    TcbMoves,
-}
-
-/// Names, in the order of [`Counter`].
-const NAMES: [&str; 9] = [
-    "requests_sent",
-    "requests_received",
-    "request_interrupts",
-    "shootdowns",
-    "shootdown_interrupts",
-    "shootdowns_served",
-    "interrupts_received",
-    "cross_ipc",
-    "tcb_moves",
-];
+pub use l4abi::ext::CpuCounter as Counter;
+use l4abi::ext::NO_COUNTER;
 
 /// The counters of one CPU, in lines of their own.
 #[derive(Debug)]
 #[repr(align(64))]
-pub struct Counters([AtomicU64; NAMES.len()]);
+pub struct Counters([AtomicU64; Counter::ALL.len()]);
 
 impl Counters {
     /// All zero.
     pub const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; NAMES.len()])
+        Self([const { AtomicU64::new(0) }; Counter::ALL.len()])
     }
 }
 
@@ -65,7 +30,20 @@ pub fn count(what: Counter) {
 /// Names and values of the counters in `counters`.
 #[cfg(feature = "kdb")]
 pub fn of(counters: &Counters) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-    NAMES.iter().zip(&counters.0).map(|(name, value)| (*name, value.load(Ordering::Relaxed)))
+    let names = Counter::ALL.iter().map(|counter| counter.name());
+    names.zip(&counters.0).map(|(name, value)| (name, value.load(Ordering::Relaxed)))
+}
+
+/// The value of a counter of CPU `cpu`; [`NO_COUNTER`] if there is no such counter or CPU.
+pub fn read(cpu: u64, which: u64) -> u64 {
+    let counter = u32::try_from(which).ok().and_then(Counter::from_raw);
+    let shared = u16::try_from(cpu).ok().and_then(|cpu| cpu::shared_of(CpuId::new(cpu)));
+    match (shared, counter) {
+        (Some(shared), Some(counter)) => {
+            shared.counters.0[counter as usize].load(Ordering::Relaxed)
+        }
+        _ => NO_COUNTER,
+    }
 }
 
 /// Prints the counters of all CPUs as a record.
@@ -74,8 +52,8 @@ pub fn print() {
         let Some(shared) = cpu::shared_of(CpuId::new(number as u16)) else { continue };
         let value = |i: usize| shared.counters.0[i].load(Ordering::Relaxed);
         crate::console::print(format_args!("@json {{\"kind\":\"counters\",\"cpu\":{number}"));
-        for (i, name) in NAMES.iter().enumerate() {
-            crate::console::print(format_args!(",\"{name}\":{}", value(i)));
+        for (i, counter) in Counter::ALL.iter().enumerate() {
+            crate::console::print(format_args!(",\"{counter}\":{}", value(i)));
         }
         crate::println!("}}");
     }

@@ -18,11 +18,12 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use kcore::layout::PAGE_SIZE;
 use kcore::mapdb::{FlushRange, FlushSet, RANGES, SpaceRef as DbSpace};
-use kcore::types::{CpuId, VirtAddr};
+use kcore::types::{CpuId, NodeId, VirtAddr};
 
 use crate::arch::x86_64::{apic, cpulocal, tlb, vectors};
 use crate::cpu;
 use crate::cross::counters::{Counter, count};
+use crate::memory::home;
 use crate::sched::percpu::PerCpu;
 use crate::sched::this_cpu;
 use crate::space::env::{self, Kernel};
@@ -88,17 +89,43 @@ pub fn flush(set: &mut FlushSet) {
     if !set.is_empty() {
         flush_some(set);
     }
-    cpu::this().shared.pending.withdraw();
+    let own = cpu::this();
+    let mut nodes = own.local.announced.replace(0);
+    while nodes != 0 {
+        let node = NodeId::new(nodes.trailing_zeros() as u8);
+        nodes &= nodes - 1;
+        home::of(node).pending[own.identity.id.index()].withdraw();
+    }
+}
+
+/// This CPU is about to take the mapping lock of `node`: it announces that entries for frames of the node may change.
+/// [`flush`] withdraws that.
+#[inline(always)]
+pub fn announce(node: NodeId) {
+    let own = cpu::this();
+    let (nodes, bit) = (own.local.announced.get(), 1 << node.get());
+    if nodes & bit == 0 {
+        own.local.announced.set(nodes | bit);
+        home::of(node).pending[own.identity.id.index()].announce();
+    }
+}
+
+/// The nodes in whose mappings this CPU has announced changes, a bit each.
+pub fn announced() -> u64 {
+    cpu::this().local.announced.get()
 }
 
 /// Waits until everybody has forgotten what other CPUs had taken out of tables until now: who found nothing to do
-/// there must not say that it is gone before it is (`kcore::cross::pending`).
-pub fn wait_for_others() {
+/// there must not say that it is gone before it is (`kcore::cross::pending`). `nodes` are those whose frames it is
+/// about, a bit each; the announcements lie in their memory.
+pub fn wait_for_others(nodes: u64) {
     fence(Ordering::SeqCst);
     let me = usize::from(this_cpu().number());
-    for number in (0..cpu::count()).filter(|&n| n != me) {
-        if let Some(shared) = cpu::shared_of(CpuId::new(number as u16)) {
-            shared.pending.wait(|| {
+    let known = crate::machine::get().topology.nr_nodes() as u8;
+    for node in (0..known).filter(|node| nodes >> node & 1 != 0) {
+        let all = &home::of(NodeId::new(node)).pending[..cpu::count()];
+        for (_, pending) in all.iter().enumerate().filter(|(number, _)| *number != me) {
+            pending.wait(|| {
                 serve();
                 core::hint::spin_loop();
             });

@@ -15,8 +15,10 @@
 )]
 
 use core::cell::Cell;
+use core::sync::atomic::AtomicU64;
 
-use kcore::layout::{MAX_NODES, PAGE_SIZE};
+use kcore::cross::pending::Pending;
+use kcore::layout::{MAX_CPUS, MAX_NODES, PAGE_SIZE};
 use kcore::pool::{OutOfMemory, Pools};
 use kcore::slab::{Slab, SlabCounters, SlabMemory};
 use kcore::topology::Topology;
@@ -47,6 +49,10 @@ pub struct NodeHome {
     nodes: Mutex<Slab>,
     /// Empty table pairs.
     tables: Mutex<Tables>,
+    /// What each CPU has taken out of tables under the lock and not had forgotten everywhere yet
+    /// (`cross::shootdown`). Stored by its CPU while it takes the lock, so sharing lines with others costs no more than
+    /// the lock does.
+    pub pending: [Pending<AtomicU64>; MAX_CPUS],
 }
 
 /// Empty table pairs (`kcore::mapdb`): the table all zero, the first word of its shadow the link to the next.
@@ -72,6 +78,7 @@ pub fn build(directory: &Pools, topology: &Topology) -> Result<[u64; MAX_NODES],
             tree: ServingLock::new(),
             nodes: Mutex::new(Slab::new(MAPPING_NODE)),
             tables: Mutex::new(Tables { first: 0, len: 0 }),
+            pending: [const { Pending::new(AtomicU64::new(0)) }; MAX_CPUS],
         };
         // SAFETY: a fresh page, aligned and large enough, that is never freed.
         unsafe { (at as *mut NodeHome).write(fresh) };

@@ -6,6 +6,7 @@ use kcore::mapdb::{Env, FrameInfo, SpaceRef as DbSpace};
 use kcore::types::{NodeId, PhysAddr};
 use spin::Once;
 
+use crate::cross::shootdown;
 use crate::memory;
 use crate::memory::{frames, home};
 use crate::space::SpaceRef;
@@ -158,7 +159,7 @@ impl Env for Kernel {
 
     fn lock_tree(&self, node: NodeId) {
         // Entries are changed under this lock only; `shootdown::flush` withdraws it.
-        crate::cpu::this().shared.pending.announce();
+        shootdown::announce(node);
         home::of(node).tree.acquire();
     }
 

@@ -19,6 +19,9 @@ use crate::thread::utcb;
 /// Entries and nodes per step.
 const STEP: i32 = 256;
 
+/// Every node.
+const ALL_NODES: u64 = u64::MAX;
+
 /// log2 of the small page.
 const SMALL: u8 = 12;
 
@@ -32,6 +35,8 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     let mut session = Session::new(&Kernel, &mut flush);
     session.guess(cpu.map_hint.get());
     let mut budget = STEP;
+    // Whether every page was found, so that only changes on the nodes of their frames matter.
+    let mut found = true;
     for i in 0..control.count {
         let fpage = Fpage::from_raw(mr(me, i));
         let mut status = 0;
@@ -45,12 +50,13 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
         } else if let FpageKind::Io(ports) = fpage.kind() {
             io::unmap(own, ports, control.flush);
         } else if let Some(region) = fpage.memory_region() {
+            found = false;
             let len = 1u64.checked_shl(u32::from(region.size_log2())).unwrap_or(0);
             let rights = fpage.rights().bits();
             let mut op = UnmapOp::new(source, region.base(), len, rights, control.flush);
             while op.step(&mut session, &mut budget) == Progress::More {
+                // The locks are let go of; what is to be forgotten waits for the end, announced as it is.
                 drop(session);
-                shootdown::flush(&mut flush);
                 session = Session::new(&Kernel, &mut flush);
                 budget = STEP;
             }
@@ -60,8 +66,9 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     }
     cpu.map_hint.set(session.hint());
     drop(session);
+    let nodes = if found { shootdown::announced() } else { ALL_NODES };
     shootdown::flush(&mut flush);
-    shootdown::wait_for_others();
+    shootdown::wait_for_others(nodes);
     me.set_reg(reg::RDI, me.local_id.get());
     Next::Thread(me)
 }

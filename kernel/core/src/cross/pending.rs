@@ -6,14 +6,13 @@
 //! when everybody has flushed; and who promises that mappings are gone waits for all announcements that stand when it
 //! has looked.
 //!
-//! The announcement is a counter in the CPU's own memory, odd while it stands: a waiter sees each one end, however
+//! The announcement is a counter that one CPU writes, odd while it stands: a waiter sees each one end, however
 //! soon the next begins. Nobody waits before he has withdrawn his own, so waiting makes no circles.
 
 use super::mailbox::Word;
 
 /// The announcement of one CPU.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 pub struct Pending<W>(W);
 
 impl<W: Word> Pending<W> {
