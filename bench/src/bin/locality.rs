@@ -8,7 +8,7 @@
 #![no_main]
 #![deny(unsafe_code)]
 
-use bench::lab::crew::{self, Member, Mover, check, plain};
+use bench::lab::crew::{self, Entry, Member, Mover, check, plain};
 use bench::lab::place::{Memory, PAGE, View};
 use core::sync::atomic::Ordering;
 use l4abi::record;
@@ -101,8 +101,6 @@ fn main() {
     }
     exit::exit(exit::Outcome::Success);
 }
-
-type Entry = extern "C" fn(u64) -> !;
 
 fn has_cpu(node: &u8) -> bool {
     topology::cpus_of(NodeId(*node)).next().is_some()

@@ -11,9 +11,9 @@
 
 use bench::lab::crew::{self, Member, Mover, check};
 use bench::lab::measure::{self, PACKED};
+use bench::lab::name::Name;
 use bench::lab::place::View;
 use bench::lab::report::Subject;
-use core::fmt::Write;
 use libl4::arch::StackTop;
 use libl4::ipc;
 use libl4::thread::{self, Stack};
@@ -113,7 +113,7 @@ fn run(case: &Case, number: u32, mover: &Mover, [client_stack, server_stack]: &[
     server.move_to(case.server);
     server.command(order::SERVE, &[client.id.raw()]);
     for &words in case.sizes {
-        let name = RegionName::of(case.name, words);
+        let name = Name::of(format_args!("{}, {words} words", case.name));
         roi::name::<1>(name.text());
         roi::value::<1>(words as u64);
         let report = client.perform(order::CALL, &[server.id.raw(), words as u64]);
@@ -135,35 +135,6 @@ fn run(case: &Case, number: u32, mover: &Mover, [client_stack, server_stack]: &[
     }
     client.delete();
     server.delete();
-}
-
-/// The name of a region: case and size.
-struct RegionName {
-    bytes: [u8; 64],
-    len: usize,
-}
-
-impl RegionName {
-    fn of(case: &str, words: usize) -> Self {
-        let mut name = Self { bytes: [0; 64], len: 0 };
-        // What does not fit is cut off.
-        let _ = write!(name, "{case}, {words} words");
-        name
-    }
-
-    fn text(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or("?")
-    }
-}
-
-impl Write for RegionName {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        for (to, from) in self.bytes[self.len..].iter_mut().zip(text.bytes()) {
-            *to = from;
-            self.len += 1;
-        }
-        Ok(())
-    }
 }
 
 /// The server.

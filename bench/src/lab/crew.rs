@@ -5,13 +5,14 @@
 //! them. A member calls the controller when it has nothing to do; the controller's answer is the next command.
 
 use super::place::{PAGE, View};
+use l4abi::ext::CpuCounter;
 use libl4::arch::StackTop;
 use libl4::ipc::{self, Received};
 use libl4::pager::{self, Fault};
 use libl4::sys::{self, Schedule, ThreadControl};
 use libl4::thread;
 use libl4::{CpuId, Fpage, MsgTag, Rights, ThreadId, ThreadNo, Time, Timeouts};
-use libl4::{arch, exit, kip, msg, println};
+use libl4::{arch, exit, kip, msg, println, time, topology};
 
 /// Where the UTCBs of every member's space lie.
 pub const UTCB_AREA: u64 = 0x8000_0000;
@@ -33,6 +34,9 @@ pub fn id(n: u32) -> ThreadId {
     ThreadId::global(ThreadNo(thread::my_global_id().number().0 + n), 1)
 }
 
+/// A member's first function.
+pub type Entry = extern "C" fn(u64) -> !;
+
 /// What a member starts with and where.
 pub struct Member<'a> {
     /// Its id; the caller's scheduler and pager.
@@ -46,8 +50,22 @@ pub struct Member<'a> {
 impl Member<'_> {
     /// Creates the member in a new space, which is at home on the caller's node, lets it run `entry` with `arg` on
     /// its processor, and serves it until it asks for work. `entry` has to call [`begin`] first.
-    pub fn start(&self, stack: &StackTop, entry: extern "C" fn(u64) -> !, arg: u64) {
+    pub fn start(&self, stack: &StackTop, entry: Entry, arg: u64) {
         check("making a space", make_space(self.id).is_ok());
+        self.launch(stack, entry, arg);
+    }
+
+    /// The same in the space of `other`, with the `nth` UTCB block there; `other` has block 0.
+    pub fn join(&self, other: &Member<'_>, nth: u64, stack: &StackTop, entry: Entry, arg: u64) {
+        let me = thread::my_global_id();
+        let utcb = Some(UTCB_AREA + nth * l4abi::utcb::UTCB_SIZE as u64);
+        let create =
+            ThreadControl { dest: self.id, space: other.id, scheduler: me, pager: me, utcb };
+        check("joining a space", sys::thread_control(create).is_ok());
+        self.launch(stack, entry, arg);
+    }
+
+    fn launch(&self, stack: &StackTop, entry: Entry, arg: u64) {
         let sp = stack.prepare(entry, arg);
         for view in self.views {
             view.refresh(sp, 16);
@@ -55,6 +73,12 @@ impl Member<'_> {
         self.move_to(self.cpu);
         check("starting", pager::start_message(self.id, arch::trampoline_ip(), sp).is_ok());
         self.done();
+    }
+
+    /// Gives it a priority; members have that of new threads otherwise.
+    pub fn set_priority(&self, priority: u8) {
+        let schedule = Schedule { priority: Some(priority), ..Schedule::default() };
+        check("setting a priority", sys::schedule(self.id, schedule).is_ok());
     }
 
     /// Moves it; that it has arrived is only sure after its next report.
@@ -73,28 +97,58 @@ impl Member<'_> {
 
     /// Serves the member's faults until it asks for work again; answers what it reports.
     pub fn done(&self) -> Received {
-        let mut got = ipc::receive(self.id, Timeouts::NEVER);
+        self.settle(ipc::receive(self.id, Timeouts::NEVER))
+    }
+
+    /// The same, where a fault of the member was received before.
+    pub fn done_after(&self, fault: &Received) -> Received {
+        let tag = self.resolve(fault);
+        check("a fault", tag.is_some());
+        self.settle(ipc::call(self.id, Timeouts::NEVER, tag.unwrap_or(MsgTag::NIL)))
+    }
+
+    fn settle(&self, mut got: ipc::IpcResult) -> Received {
         loop {
             let Ok(message) = got else {
                 check("waiting for a member", false);
                 continue;
             };
-            match Fault::of(&message) {
-                Some(Fault::Page(fault)) => {
-                    let from = self.views.iter().find_map(|view| view.find(fault.addr));
-                    if from.is_none() {
-                        println!("{} faults at {:#x}, ip {:#x}", self.id, fault.addr, fault.ip);
-                    }
-                    check("fault", from.is_some());
-                    let page = from.unwrap_or(0) & !(PAGE - 1);
-                    let tag = pager::map_reply(&fault, page, 12, Rights::RWX);
-                    got = ipc::call(self.id, Timeouts::NEVER, tag);
+            let Some(tag) = self.resolve(&message) else {
+                check("report", message.tag.label() == IDLE);
+                return message;
+            };
+            got = ipc::call(self.id, Timeouts::NEVER, tag);
+        }
+    }
+
+    /// Receives the member's next fault.
+    pub fn fault(&self) -> Received {
+        let got = ipc::receive(self.id, Timeouts::NEVER);
+        check("a fault", got.as_ref().is_ok_and(|message| Fault::of(message).is_some()));
+        got.unwrap_or_else(|_| thread::sleep_forever())
+    }
+
+    /// Lets the member go on after a fault.
+    pub fn answer(&self, fault: &Received) {
+        let tag = self.resolve(fault).unwrap_or(MsgTag::NIL);
+        check("answering a fault", ipc::send(self.id, Time::NEVER, tag).is_ok());
+    }
+
+    /// The answer to a fault of the member; none for another message.
+    fn resolve(&self, message: &Received) -> Option<MsgTag> {
+        match Fault::of(message)? {
+            Fault::Page(fault) => {
+                let from = self.views.iter().find_map(|view| view.find(fault.addr));
+                if from.is_none() {
+                    println!("{} faults at {:#x}, ip {:#x}", self.id, fault.addr, fault.ip);
                 }
-                Some(Fault::Io(_)) => check("I/O fault", false),
-                None => {
-                    check("report", message.tag.label() == IDLE);
-                    return message;
-                }
+                check("fault", from.is_some());
+                let page = from.unwrap_or(0) & !(PAGE - 1);
+                Some(pager::map_reply(&fault, page, 12, Rights::RWX))
+            }
+            Fault::Io(_) => {
+                check("I/O fault", false);
+                None
             }
         }
     }
@@ -108,6 +162,21 @@ impl Member<'_> {
     /// Takes the member away, and its space with it.
     pub fn delete(&self) {
         check("deleting", thread::delete(self.id).is_ok());
+    }
+}
+
+/// All processors together: a counter of their traffic. Differences count what happened meanwhile.
+#[must_use]
+pub fn total(counter: CpuCounter) -> u64 {
+    let cpus = (0..topology::cpu_count() as u16).map(CpuId);
+    cpus.filter_map(|cpu| arch::cpu_counter(cpu, counter)).sum()
+}
+
+/// Works at user level for `us` microseconds.
+pub fn spin_us(us: u64) {
+    let end = time::now_us() + us;
+    while time::now_us() < end {
+        core::hint::spin_loop();
     }
 }
 

@@ -6,5 +6,6 @@
 
 pub mod crew;
 pub mod measure;
+pub mod name;
 pub mod place;
 pub mod report;

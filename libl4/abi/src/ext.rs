@@ -17,7 +17,8 @@
 //! # Counters of the kernel's memory
 //!
 //! A debugger call ([`crate::syscall::debugger::KERNEL_MEMORY`]) reads one [`MemoryCounter`] of one node, so that tests
-//! and measurements can tell what an operation allocated and whether it came back.
+//! and measurements can tell what an operation allocated and whether it came back. Another
+//! ([`crate::syscall::debugger::CPU_COUNTER`]) reads one [`CpuCounter`] of one processor.
 
 use crate::error::{IpcCode, IpcError, Phase};
 use crate::id::CpuId;
@@ -85,7 +86,31 @@ abi_enum! {
     }
 }
 
-/// The answer for a counter that does not exist or a node without kernel memory.
+abi_enum! {
+    /// A counter of a processor's traffic with others.
+    pub enum CpuCounter: u32 {
+        /// Threads sent to other processors.
+        RequestsSent = 0 => "requests_sent",
+        /// Threads that arrived.
+        RequestsReceived = 1 => "requests_received",
+        /// Interrupts sent for them.
+        RequestInterrupts = 2 => "request_interrupts",
+        /// Operations that had other processors flush.
+        Shootdowns = 3 => "shootdowns",
+        /// Interrupts sent for that.
+        ShootdownInterrupts = 4 => "shootdown_interrupts",
+        /// Shootdown requests served.
+        ShootdownsServed = 5 => "shootdowns_served",
+        /// Interrupts of other processors taken.
+        InterruptsReceived = 6 => "interrupts_received",
+        /// Messages sent to threads on other processors.
+        CrossIpc = 7 => "cross_ipc",
+        /// Thread control blocks moved to this processor's node.
+        TcbMoves = 8 => "tcb_moves",
+    }
+}
+
+/// The answer for a counter that does not exist, a node without kernel memory or a processor that is not up.
 pub const NO_COUNTER: u64 = u64::MAX;
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ pub mod debugger {
     pub const READ_CHAR_BLOCKED: [u8; 2] = [0x3C, 0x0D];
     /// `cmpb $0x4d,%al`: RAX = counter RSI of the kernel memory of node RDI ([`crate::ext::MemoryCounter`]).
     pub const KERNEL_MEMORY: [u8; 2] = [0x3C, 0x4D];
+    /// `cmpb $0x4e,%al`: RAX = counter RSI of processor RDI ([`crate::ext::CpuCounter`]).
+    pub const CPU_COUNTER: [u8; 2] = [0x3C, 0x4E];
 
     /// The message of an Enter by which a program says that it is about to leave the machine: a tracing kernel
     /// prints its trace then. Elsewhere it is like any other message.

@@ -23,7 +23,7 @@ pub use memory::{clear_memory, copy_memory, module_bytes, write_memory};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 use l4abi::Utcb;
-use l4abi::ext::{MemoryCounter, NO_COUNTER};
+use l4abi::ext::{CpuCounter, MemoryCounter, NO_COUNTER};
 use l4abi::syscall::COUNT;
 #[cfg(target_os = "none")]
 use l4abi::syscall::debugger;
@@ -189,6 +189,18 @@ pub fn kernel_memory(node: l4abi::NodeId, counter: MemoryCounter) -> Option<u64>
     // SAFETY: `int3; cmp al, 0x4d` changes RAX only; the comparison changes flags.
     unsafe {
         asm!(".byte 0xcc, 0x3c, 0x4d", inout("rax") value, in("rdi") u64::from(node.0),
+             in("rsi") u64::from(counter.raw()), options(nomem, nostack));
+    }
+    (value != NO_COUNTER).then_some(value)
+}
+
+/// A counter of a processor's traffic with others; `None` if it is not up. See [`l4abi::ext`].
+#[must_use]
+pub fn cpu_counter(cpu: l4abi::CpuId, counter: CpuCounter) -> Option<u64> {
+    let mut value: u64 = 0;
+    // SAFETY: `int3; cmp al, 0x4e` changes RAX only; the comparison changes flags.
+    unsafe {
+        asm!(".byte 0xcc, 0x3c, 0x4e", inout("rax") value, in("rdi") u64::from(cpu.0),
              in("rsi") u64::from(counter.raw()), options(nomem, nostack));
     }
     (value != NO_COUNTER).then_some(value)
