@@ -34,7 +34,7 @@ pub fn breakpoint(_cpu: &PerCpu, me: TcbRef) -> Next {
         debugger_call::KERNEL_MEMORY => {
             me.set_reg(reg::RAX, counters::read(me.reg(reg::RDI), me.reg(reg::RSI)));
         }
-        debugger::CPU_COUNTER => {
+        debugger_call::CPU_COUNTER => {
             let value = crate::cross::counters::read(me.reg(reg::RDI), me.reg(reg::RSI));
             me.set_reg(reg::RAX, value);
         }
