@@ -7,8 +7,8 @@ const ROOT_BASE: u64 = 36 << 20;
 
 /// Programs that the root task starts from a manifest.
 const PROGRAM_BASE: u64 = 4 << 20;
-const PROGRAMS: [&str; 8] =
-    ["greet", "arraywalk", "numademo", "unmap", "busy", "racer", "spill", "liar"];
+const PROGRAMS: [&str; 10] =
+    ["greet", "arraywalk", "numademo", "unmap", "busy", "racer", "spill", "liar", "crew", "applib"];
 
 fn main() {
     println!("cargo::rerun-if-changed=src/bin");

@@ -24,6 +24,9 @@ pub const MAX_LANES: u8 = 63;
 /// Thread numbers of a node's pager to give to threads.
 pub const THREADS_PER_NODE: u32 = 256;
 
+/// Most threads of a program without application pager.
+pub const PLAIN_THREADS: u32 = 16;
+
 const MAX_CPUS: u32 = 256;
 const MAX_NODES: u32 = 64;
 
@@ -86,10 +89,11 @@ impl Numbers {
         ThreadNumbers { base, per_node: THREADS_PER_NODE }
     }
 
-    /// The first thread of program `index` that has no pager but the root task.
+    /// Thread number `thread` of program `index`, which has no pager but the root task.
     #[must_use]
-    pub const fn plain(self, index: u32) -> ThreadId {
-        Self::id(self.tasks().base + MAX_NODES * THREADS_PER_NODE + index)
+    pub const fn plain(self, index: u32, thread: u32) -> ThreadId {
+        let first = self.tasks().base + MAX_NODES * THREADS_PER_NODE;
+        Self::id(first + index * PLAIN_THREADS + thread)
     }
 
     /// Where the UTCB of a task's thread is.
@@ -114,7 +118,8 @@ mod tests {
             all.extend((0..=MAX_LANES).map(|l| n.lane(NodeId(node), l).number().0));
             all.extend(n.tasks().of(NodeId(node)).map(|t| t.0));
         }
-        all.push(n.plain(0).number().0);
+        all.extend((0..PLAIN_THREADS).map(|thread| n.plain(0, thread).number().0));
+        all.push(n.plain(1, 0).number().0);
         let count = all.len();
         all.sort_unstable();
         all.dedup();

@@ -24,6 +24,8 @@ pub mod lane;
 pub mod layout;
 pub mod mcs;
 pub mod members;
+#[cfg(target_os = "none")]
+pub mod memory;
 pub mod message;
 pub mod numbers;
 pub mod op;

@@ -37,11 +37,9 @@ pub struct Line {
     id: u64,
 }
 
-const NO_LINE: Line = Line { handler: AtomicU64::new(0), state: AtomicU64::new(0), id: 0 };
-
 /// All lines; the doors of devices hand on the address of theirs.
 pub static TABLE: [Line; MAX_SYSTEM_BASE as usize] = {
-    let mut table = [NO_LINE; MAX_SYSTEM_BASE as usize];
+    let mut table = [const { Line::new() }; MAX_SYSTEM_BASE as usize];
     let mut number = 0;
     while number < MAX_SYSTEM_BASE {
         table[number as usize].id = ThreadId::irq(number).raw();
@@ -58,6 +56,10 @@ const OPEN: u64 = 2;
 const AGAIN: u64 = 4;
 
 impl Line {
+    const fn new() -> Self {
+        Self { handler: AtomicU64::new(0), state: AtomicU64::new(0), id: 0 }
+    }
+
     /// The line `number`; those that do not exist have no handler.
     #[inline(always)]
     pub fn of(number: u32) -> &'static Self {

@@ -28,6 +28,10 @@ pub fn free() -> usize {
     crate::arch::heap::free()
 }
 
+/// Heaps beside the program's own.
+#[cfg(target_os = "none")]
+pub use crate::arch::{Area, Owned};
+
 /// Address of node 0's shared heap, and the distance from one node's to the next.
 #[cfg(target_os = "none")]
 pub use crate::arch::heap::{SHARED_BASE, SHARED_STRIDE};

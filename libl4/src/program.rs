@@ -6,11 +6,11 @@
 
 use crate::arch;
 use crate::exit::Outcome;
-use crate::rpc::Mapping;
+use crate::rpc::{Mapping, RpcError};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use l4abi::ThreadId;
+use l4abi::{CpuId, ThreadId};
 
 /// Where the start page is.
 pub const START_PAGE: u64 = 0x3F_F000;
@@ -40,6 +40,10 @@ crate::rpc! {
         fn mapping(index: u64) -> Mapping;
         /// The caller is set up: it will never fault again.
         fn ready();
+        /// Makes a thread of a program without application pager, starting at `ip` with `sp`.
+        fn create_thread(ip: u64, sp: u64, cpu: CpuId) -> ThreadId;
+        /// Deletes a thread of the caller's program that [`create_thread`](Self::create_thread) made.
+        fn delete_thread(thread: ThreadId);
     }
 }
 
@@ -114,6 +118,29 @@ pub fn start() {
 /// others may.
 pub fn report_exceptions() {
     arch::utcb().exception_handler.store(supervisor().raw(), Ordering::Relaxed);
+}
+
+/// Starts a thread of a program that has no application pager on a CPU, in `entry(arg)` on `stack`.
+/// Tasks ask their pager instead (`app_pager::client`).
+///
+/// # Errors
+/// `Failed` if the program is a task or has no thread left to make, or there is no such CPU.
+pub fn create_thread(
+    stack: &arch::StackTop,
+    entry: extern "C" fn(u64) -> !,
+    arg: u64,
+    cpu: CpuId,
+) -> Result<ThreadId, RpcError> {
+    let (ip, sp) = (arch::trampoline_ip(), stack.prepare(entry, arg));
+    SupervisorClient::new(supervisor()).create_thread(ip, sp, cpu)
+}
+
+/// Deletes a thread that [`create_thread`] made.
+///
+/// # Errors
+/// `Failed` if it is none.
+pub fn delete_thread(thread: ThreadId) -> Result<(), RpcError> {
+    SupervisorClient::new(supervisor()).delete_thread(thread)
 }
 
 /// Word `index` for the program; 0 outside.

@@ -5,6 +5,7 @@
 //! soon sleeps a little between attempts, which lets every other thread run.
 
 use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Attempts before the first sleep: longer than any lock is held by a thread that runs.
 const ATTEMPTS: u32 = 10_000;
@@ -57,10 +58,47 @@ impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
     }
 }
 
+/// A meeting point of a fixed number of threads, as often as they like.
+#[derive(Debug)]
+pub struct Barrier {
+    threads: u32,
+    /// How many have come, and how often all had: the low and the high half of one word, so that the
+    /// last one resets the count and opens the barrier in one step.
+    state: AtomicU64,
+}
+
+impl Barrier {
+    /// For `threads` threads.
+    #[must_use]
+    pub const fn new(threads: u32) -> Self {
+        Self { threads, state: AtomicU64::new(0) }
+    }
+
+    /// Waits until all have come. True for exactly one of them, the last. Spins a little, then sleeps
+    /// between looks, so threads of one CPU may meet.
+    pub fn wait(&self) -> bool {
+        let before = self.state.fetch_add(1, Ordering::AcqRel);
+        let round = before >> 32;
+        if before as u32 + 1 >= self.threads {
+            self.state.store((round + 1) << 32, Ordering::Release);
+            return true;
+        }
+        let mut looks = 0u32;
+        while self.state.load(Ordering::Acquire) >> 32 == round {
+            looks += 1;
+            if looks.is_multiple_of(ATTEMPTS) {
+                give_way();
+            } else {
+                core::hint::spin_loop();
+            }
+        }
+        false
+    }
+}
+
 /// Lets any other thread run, of lower priority too.
 #[cfg(target_os = "none")]
 fn give_way() {
-    use core::sync::atomic::Ordering;
     let me = crate::arch::utcb();
     let (tag, error) = (me.load_mr(0), me.error_code.load(Ordering::Relaxed));
     crate::time::sleep_us(SLEEP_US);
@@ -75,7 +113,8 @@ fn give_way() {
 
 #[cfg(test)]
 mod tests {
-    use super::Mutex;
+    use super::{Barrier, Mutex};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn one_at_a_time() {
@@ -86,5 +125,25 @@ mod tests {
             }
         });
         assert_eq!(*sum.lock(), 4000);
+    }
+
+    #[test]
+    fn nobody_is_a_round_ahead() {
+        let barrier = Barrier::new(3);
+        let (arrived, last) = (AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|s| {
+            for _ in 0..3 {
+                s.spawn(|| {
+                    for round in 1..=200 {
+                        arrived.fetch_add(1, Ordering::Relaxed);
+                        last.fetch_add(u64::from(barrier.wait()), Ordering::Relaxed);
+                        let seen = arrived.load(Ordering::Relaxed);
+                        assert!((3 * round..3 * (round + 1)).contains(&seen), "{seen} in {round}");
+                        barrier.wait();
+                    }
+                });
+            }
+        });
+        assert_eq!(last.into_inner(), 200);
     }
 }

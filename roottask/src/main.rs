@@ -12,8 +12,10 @@ mod memory;
 mod pagers;
 mod plain;
 mod pools;
+mod programs;
 mod servers;
 mod supervise;
+mod waiting;
 
 use app_pager::layout::Numbers;
 use libl4::{arch, exit, heap, println, thread};

@@ -33,6 +33,11 @@ pub struct Manifest {
     /// Size of a node's pool in MiB, at most.
     #[serde(default = "default_pool")]
     pub pool: u32,
+    /// When the pagers are started again after one of them died.
+    #[serde(default)]
+    pub pager_restart: Restart,
+    /// For tests of supervision: a pager that dies on purpose.
+    pub pager_dies: Option<PagerDies>,
     /// The programs.
     #[serde(default)]
     pub program: Vec<Program>,
@@ -119,6 +124,15 @@ pub enum Exhausted {
     OtherNode,
     /// It is refused.
     Error,
+}
+
+/// A pager that dies on purpose, once: lane 0 raises an exception in the middle of its work.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+pub struct PagerDies {
+    /// Its node.
+    pub node: u8,
+    /// Number of requests served before, plus one.
+    pub after: u64,
 }
 
 /// A program to start.

@@ -14,6 +14,7 @@ const CHUNK_LOG2: u8 = 18;
 #[derive(Debug, Default)]
 pub struct Memory {
     free: BTreeMap<u8, Vec<u64>>,
+    used: usize,
 }
 
 impl Memory {
@@ -28,12 +29,21 @@ impl Memory {
         }
         let page = free.pop()?;
         arch::clear_memory(page, PAGE);
+        self.used += 1;
         Some(page)
+    }
+
+    /// Number of pages in use.
+    pub const fn used(&self) -> usize {
+        self.used
     }
 
     /// Takes pages back for `node`.
     pub fn give_back(&mut self, node: NodeId, pages: impl IntoIterator<Item = u64>) {
-        self.free.entry(node.0).or_default().extend(pages);
+        let free = self.free.entry(node.0).or_default();
+        let before = free.len();
+        free.extend(pages);
+        self.used -= free.len() - before;
     }
 
     /// A naturally aligned block of `node`, the largest there is from `2^most` down to `2^least`

@@ -20,7 +20,7 @@ use libl4::thread::{self, Stack};
 use libl4::{arch, heap, ipc, msg, pager, println, sigma0, topology};
 use roottask::manifest::{Establish, Exhausted, Manifest, Notify, Numa, Spaces, Unmap};
 use spin::Once;
-use syscall_server::PagerNo;
+use syscall_server::{PagerNo, Policy};
 
 /// log2 of the size of a pager's heap: 4 MiB, more beside a large pool, whose pages have entries there.
 const fn heap_log2(pool: u64) -> u8 {
@@ -52,6 +52,13 @@ pub struct Pagers {
     pub mappings: Vec<Mapping>,
     /// A page that all pagers can read.
     pub transfer: u64,
+    /// How often they were started again.
+    pub restarts: u32,
+    numbers: Numbers,
+    /// Frames of each node's pool.
+    frames: Vec<u32>,
+    /// Each node's heap.
+    heaps: Vec<u64>,
     flat: bool,
 }
 
@@ -77,37 +84,96 @@ impl Pagers {
         let flat = manifest.numa == Numa::Flat;
         let nodes = if flat { 1 } else { topology::node_count() as u8 };
         let transfer = memory.page(NodeId(0)).expect("a page for start pages");
-        let mut pagers = Self { list: Vec::new(), mappings: Vec::new(), transfer, flat };
-        let pool = u64::from(manifest.pool.max(1)) << 20;
-        let frames: Vec<u32> = (0..nodes).map(|n| pagers.take_node(NodeId(n), pool)).collect();
+        let mut pagers = Self {
+            list: Vec::new(),
+            mappings: Vec::new(),
+            transfer,
+            restarts: 0,
+            numbers,
+            frames: Vec::new(),
+            heaps: Vec::new(),
+            flat,
+        };
+        let pool = pool_size(manifest);
+        pagers.frames = (0..nodes).map(|n| pagers.take_node(NodeId(n), pool)).collect();
         for module in modules.iter() {
             for (at, log2) in module.blocks() {
                 pagers.share(MODULE_BASE + at, at, log2, Rights::R);
             }
         }
         pagers.share(MODULE_BASE + transfer, transfer, 12, Rights::R);
-        let module = modules.find(l4abi::archive::PAGER_NAME).expect("the pager's module");
         JOB.call_once(|| Job { numbers, root: thread::my_global_id() });
-        for node in (0..nodes).map(NodeId) {
-            let lanes = pagers.cpus(node).len().min(usize::from(MAX_LANES)) as u8;
+        pagers.launch_all(manifest, modules, memory);
+        pagers
+    }
+
+    /// Makes all pagers, in the memory that they have, and lets them start.
+    fn launch_all(&mut self, manifest: &Manifest, modules: &Modules, memory: &mut Memory) {
+        let module = modules.find(l4abi::archive::PAGER_NAME).expect("the pager's module");
+        let pool = pool_size(manifest);
+        for (node, frames) in (0..).map(NodeId).zip(self.frames.clone()) {
+            let lanes = self.cpus(node).len().min(usize::from(MAX_LANES)) as u8;
+            let fault = manifest.pager_dies.filter(|at| at.node == node.0 && self.restarts == 0);
             let params = [
                 u64::from(node.0),
-                u64::from(nodes),
-                u64::from(numbers.base),
-                u64::from(frames[node.index()]),
+                self.frames.len() as u64,
+                u64::from(self.numbers.base),
+                u64::from(frames),
                 u64::from(lanes),
                 1 << heap_log2(pool),
                 switches_of(manifest),
+                fault.map_or(0, |at| at.after),
             ];
             let supervisor = thread::my_global_id();
             let start =
                 StartPage { supervisor, heap: (0, 0), params: &params, args: &["app_pager"] };
             let pages = Pages::load(memory, node, module.bytes(), &start);
             let pages = pages.unwrap_or_else(|problem| panic!("the pager's image: {problem}"));
-            let pager = Pager { node, pages, lanes, faults: (0, 0), ready: false };
-            pagers.launch(pager, numbers);
+            self.launch(Pager { node, pages, lanes, faults: (0, 0), ready: false });
         }
-        pagers
+    }
+
+    /// Takes all pagers and all tasks down: threads, spaces, images. The pagers work on each other's
+    /// memory under locks; what one of them was doing when it died is in no order, and so nothing that any
+    /// of them knows is worth anything. Returns the number of threads deleted.
+    pub fn take_down(&mut self, memory: &mut Memory) -> usize {
+        let own = self.list.iter().flat_map(|pager| {
+            let lanes = (0..pager.lanes).map(|lane| self.numbers.lane(pager.node, lane));
+            lanes.chain([self.numbers.worker(pager.node)])
+        });
+        let own: Vec<ThreadId> = own.collect();
+        // Tasks first: they need not see their pagers go.
+        let mut threads: Vec<ThreadId> = servers::with_policy(|policy| policy.threads().collect());
+        threads.iter().chain(&own).for_each(|&id| delete(id));
+        // With the pagers' threads nobody is left who could ask a server for more; the policy's lock is
+        // held from check to system call, so what was asked meanwhile is in the table.
+        let rest = servers::with_policy(|policy| {
+            let all: Vec<ThreadId> = policy.threads().collect();
+            *policy = Policy::new();
+            all
+        });
+        let rest: Vec<ThreadId> = rest.into_iter().filter(|id| !threads.contains(id)).collect();
+        rest.iter().for_each(|&id| delete(id));
+        threads.extend(own.into_iter().chain(rest));
+        for pager in &mut self.list {
+            pager.pages.release(memory);
+        }
+        self.list.clear();
+        threads.len()
+    }
+
+    /// Pages of the root task that pagers live in.
+    pub fn pages_in_use(&self) -> usize {
+        self.list.iter().map(|pager| pager.pages.count()).sum()
+    }
+
+    /// Starts all pagers again after [`Self::take_down`], with clear pools and heaps.
+    pub fn start_again(&mut self, manifest: &Manifest, modules: &Modules, memory: &mut Memory) {
+        self.restarts += 1;
+        pools::clear();
+        // A pager makes its heap anew; what others look for there is in the first page.
+        self.heaps.iter().for_each(|&at| arch::clear_memory(at, PAGE));
+        self.launch_all(manifest, modules, memory);
     }
 
     /// The CPUs whose faults the pager of `node` serves, by lane; any CPU for a node without.
@@ -138,6 +204,7 @@ impl Pagers {
         let own = sigma0::any_page_on(node, log2).or_else(|_| sigma0::any_page(log2));
         let own = own.unwrap_or_else(|e| panic!("no memory for the pager of {node:?}: {e:?}"));
         arch::clear_memory(own, PAGE);
+        self.heaps.push(own);
         self.share(heap_at, own, log2, Rights::RW);
         let base = POOL_BASE + u64::from(node.0) * POOL_STRIDE;
         let mut frames = 0;
@@ -152,7 +219,8 @@ impl Pagers {
     }
 
     /// Has the pager's threads made on its node, puts each on its CPU, and starts the first.
-    fn launch(&mut self, pager: Pager, numbers: Numbers) {
+    fn launch(&mut self, pager: Pager) {
+        let numbers = self.numbers;
         let (node, lanes, entry) = (pager.node, pager.lanes, pager.pages.entry);
         let cpus = self.cpus(node);
         if let Err(error) = make_on(node, lanes, cpus[0], numbers) {
@@ -175,6 +243,17 @@ impl Pagers {
         self.list.push(pager);
         let started = pager::start_message(numbers.lane(node, 0), entry, 0);
         assert!(started.is_ok(), "pager of node {}: {started:?}", node.0);
+    }
+}
+
+/// Size of a node's pool, at most.
+fn pool_size(manifest: &Manifest) -> u64 {
+    u64::from(manifest.pool.max(1)) << 20
+}
+
+fn delete(id: ThreadId) {
+    if let Err(error) = thread::delete(id) {
+        println!("root: {id} cannot be deleted: {error}");
     }
 }
 

@@ -79,6 +79,11 @@ impl Pages {
         rights.contains(fault.access).then(|| Fpage::memory(frame, 12, rights))
     }
 
+    /// Number of pages.
+    pub fn count(&self) -> usize {
+        self.pages.len()
+    }
+
     /// Gives all memory back. The space must be gone.
     pub fn release(&mut self, memory: &mut Memory) {
         let frames = core::mem::take(&mut self.pages);

@@ -47,6 +47,14 @@ pub fn take(node: NodeId, size: u64) -> Vec<Block> {
     blocks
 }
 
+/// Clears all pools. Nobody has them mapped any more.
+pub fn clear() {
+    for block in POOLS.lock().iter().flatten() {
+        arch::clear_memory(block.at, 1 << block.log2);
+        let _ = sys::unmap_one(Fpage::memory(block.at, block.log2, Rights::empty()), false);
+    }
+}
+
 /// Where a frame is in the root task.
 fn address(frame: Frame) -> Option<u64> {
     let offset = u64::from(frame.index) * PAGE;

@@ -43,6 +43,11 @@ pub fn take_report() -> Option<(ThreadId, u64)> {
     REPORTS.lock().pop_front()
 }
 
+/// The tasks that pagers have reported are gone.
+pub fn forget_reports() {
+    REPORTS.lock().clear();
+}
+
 /// Starts a server on every CPU.
 pub fn start(numbers: Numbers) {
     NUMBERS.call_once(|| numbers);

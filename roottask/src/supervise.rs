@@ -3,15 +3,15 @@
 use crate::boot::Modules;
 use crate::memory::Memory;
 use crate::pagers::Pagers;
-use crate::plain::{self, Pages};
+use crate::plain::Pages;
 use crate::servers;
-use alloc::string::String;
+use crate::waiting::Stashed;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use app_pager::client::{TaskError, ask, counts_of};
-use app_pager::control::{Designate, Spawn, Spawned};
+use app_pager::client::{TaskError, counts_of};
 use app_pager::encode::ClientRequest;
 use app_pager::ids::TaskId;
-use app_pager::layout::{HEAP, Numbers};
+use app_pager::layout::Numbers;
 use app_pager::message::{ClientCall, Reply};
 use core::fmt;
 use l4abi::proto::{EXCEPTION_TAG, IoFault, PageFault, exception_mr};
@@ -20,11 +20,11 @@ use l4abi::{Acceptor, CpuId, FpageKind, MsgTag, NodeId, ThreadId, Time, Timeouts
 use libl4::exit::{self, Outcome};
 use libl4::ipc::{self, Received};
 use libl4::pager::Fault;
-use libl4::program::{StartPage, Supervisor, SupervisorClient};
+use libl4::program::{Supervisor, SupervisorClient};
 use libl4::rpc::{Failure, Mapping};
 use libl4::server::Answer;
-use libl4::{pager, println, sigma0, thread, topology};
-use roottask::manifest::{Manifest, Master, Program, Restart};
+use libl4::{pager, println, sigma0, thread};
+use roottask::manifest::{Manifest, Restart};
 use syscall_server::TaskNo;
 
 /// How often a program is started again.
@@ -34,9 +34,9 @@ const LOOK_AROUND: Time = Time::period_us(20_000);
 /// Ports that programs may have: the serial port and the debug-exit device.
 const PORTS: [core::ops::RangeInclusive<u64>; 2] = [0x3F8..=0x3FF, 0xF4..=0xF4];
 
-/// Why a program is no more.
+/// Why a program or a server is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     Exit(u64),
     Panic,
     Exception {
@@ -48,6 +48,8 @@ enum End {
         ip: u64,
     },
     NotStarted,
+    /// A pager died, and with it all that pagers knew.
+    PagerDied,
     /// A daemon is not needed any more.
     Stopped,
 }
@@ -62,38 +64,52 @@ impl fmt::Display for End {
             Self::Fault { addr, ip: 0 } => write!(f, "bad fault at address {addr:#x}"),
             Self::Fault { addr, ip } => write!(f, "bad fault at address {addr:#x}, ip {ip:#x}"),
             Self::NotStarted => f.write_str("could not be started"),
+            Self::PagerDied => f.write_str("lost with a pager"),
             Self::Stopped => f.write_str("stopped"),
         }
     }
 }
 
 #[derive(Debug)]
-enum State {
-    Plain { thread: ThreadId, pages: Pages },
-    Task { task: TaskId, node: NodeId },
+pub enum State {
+    /// Its threads, the first one first, and its memory.
+    Plain {
+        threads: Vec<ThreadId>,
+        pages: Pages,
+    },
+    Task {
+        task: TaskId,
+        node: NodeId,
+    },
     Ended,
 }
 
 #[derive(Debug)]
-struct Running {
-    state: State,
+pub struct Running {
+    pub state: State,
     restarts: u32,
     /// It ended as it should not have.
-    failed: bool,
+    pub failed: bool,
 }
 
 /// The whole system.
 #[derive(Debug)]
 pub struct System {
-    manifest: Manifest,
-    modules: Modules,
-    numbers: Numbers,
-    memory: Memory,
-    pagers: Option<Pagers>,
-    running: Vec<Running>,
-    next_task: u32,
+    pub manifest: Manifest,
+    pub modules: Modules,
+    pub numbers: Numbers,
+    pub memory: Memory,
+    pub pagers: Option<Pagers>,
+    pub running: Vec<Running>,
+    pub next_task: u32,
+    /// Programs to start as soon as the pagers are ready.
+    pub to_start: Vec<usize>,
+    /// Messages that came while the first thread waited for a pager.
+    pub stash: VecDeque<Stashed>,
+    /// A pager has died; the message that says so is in the stash.
+    pub pager_dying: bool,
     /// The message being handled gets no answer.
-    silent: bool,
+    pub silent: bool,
 }
 
 impl System {
@@ -107,6 +123,9 @@ impl System {
             pagers: None,
             running: Vec::new(),
             next_task: 1,
+            to_start: Vec::new(),
+            stash: VecDeque::new(),
+            pager_dying: false,
             silent: false,
         }
     }
@@ -118,23 +137,20 @@ impl System {
             let (numbers, memory) = (self.numbers, &mut self.memory);
             self.pagers = Some(Pagers::start(&self.manifest, &self.modules, numbers, memory));
         }
-        let mut started = false;
+        self.to_start = (0..self.manifest.program.len()).collect();
         let mut reply: Option<(ThreadId, MsgTag)> = None;
         loop {
             if reply.is_none() {
                 self.hear_reports();
-                if !started && self.pagers_ready() {
-                    started = true;
-                    (0..self.manifest.program.len()).for_each(|i| self.start(i));
+                if self.pagers_ready() {
+                    core::mem::take(&mut self.to_start).into_iter().for_each(|i| self.start(i));
                 }
-                if started && self.all_ended() {
+                if self.all_ended() {
                     self.finish();
                 }
             }
-            ipc::accept(Acceptor::NONE);
             let (to, tag) = reply.take().unwrap_or((ThreadId::NIL, MsgTag::NIL));
-            let timeouts = Timeouts::new(Time::ZERO, LOOK_AROUND);
-            let Ok(message) = ipc::ipc(to, ThreadId::ANY, timeouts, tag) else { continue };
+            let Some(message) = self.next_message(to, tag) else { continue };
             self.silent = false;
             let answer = self.handle(&message).filter(|_| !self.silent);
             reply = answer.map(|tag| (message.from, tag));
@@ -143,12 +159,28 @@ impl System {
 
     /// All programs but the daemons.
     fn all_ended(&self) -> bool {
-        let programs = self.running.iter().zip(&self.manifest.program);
-        programs.into_iter().all(|(r, p)| p.daemon || matches!(r.state, State::Ended))
+        let mut programs = self.running.iter().zip(&self.manifest.program);
+        let ended = programs.all(|(r, p)| p.daemon || matches!(r.state, State::Ended));
+        ended && self.to_start.is_empty()
+    }
+
+    /// Answers, and gives the next message: one that had to wait, or one that comes soon.
+    fn next_message(&mut self, to: ThreadId, tag: MsgTag) -> Option<Received> {
+        ipc::accept(Acceptor::NONE);
+        if let Some(stashed) = self.stash.pop_front() {
+            if !to.is_nil() {
+                // Whoever does not wait for its answer loses it.
+                let _ = ipc::send(to, Time::ZERO, tag);
+            }
+            return Some(stashed.take_out());
+        }
+        let timeouts = Timeouts::new(Time::ZERO, LOOK_AROUND);
+        ipc::ipc(to, ThreadId::ANY, timeouts, tag).ok()
     }
 
     fn pagers_ready(&self) -> bool {
-        self.pagers.as_ref().is_none_or(|pagers| pagers.list.iter().all(|p| p.ready))
+        let ready = self.pagers.as_ref().is_none_or(|pagers| pagers.list.iter().all(|p| p.ready));
+        ready && !self.pager_dying
     }
 
     fn handle(&mut self, message: &Received) -> Option<MsgTag> {
@@ -183,7 +215,7 @@ impl System {
             Some(&mut pager.pages)
         } else {
             self.running.iter_mut().find_map(|r| match &mut r.state {
-                State::Plain { thread, pages } if *thread == from => Some(pages),
+                State::Plain { threads, pages } if threads.contains(&from) => Some(pages),
                 _ => None,
             })
         };
@@ -209,9 +241,9 @@ impl System {
     }
 
     /// The program that a thread belongs to.
-    fn program_of(&self, from: ThreadId) -> Option<usize> {
+    pub fn program_of(&self, from: ThreadId) -> Option<usize> {
         self.running.iter().position(|r| match &r.state {
-            State::Plain { thread, .. } => *thread == from,
+            State::Plain { threads, .. } => threads.contains(&from),
             State::Task { task, .. } => servers::with_policy(|policy| {
                 policy.threads_of(TaskNo(task.0)).any(|thread| thread == from)
             }),
@@ -230,6 +262,9 @@ impl System {
 
     fn died(&mut self, from: ThreadId, how: End) {
         self.silent = true;
+        if let Some(node) = self.numbers.pager_of(from, 64) {
+            return self.pager_died(node, from, how);
+        }
         match self.program_of(from) {
             Some(index) => self.end(index, how),
             None => println!("root: thread {from}: {how}; it belongs to no program"),
@@ -237,12 +272,14 @@ impl System {
     }
 
     /// Takes a program down, reports, and starts it again where the manifest says so.
-    fn end(&mut self, index: usize, how: End) {
+    pub fn end(&mut self, index: usize, how: End) {
         let state = core::mem::replace(&mut self.running[index].state, State::Ended);
         match state {
-            State::Plain { thread, mut pages } => {
-                if let Err(error) = thread::delete(thread) {
-                    println!("root: {thread} cannot be deleted: {error}");
+            State::Plain { threads, mut pages } => {
+                for thread in threads {
+                    if let Err(error) = thread::delete(thread) {
+                        println!("root: {thread} cannot be deleted: {error}");
+                    }
                 }
                 pages.release(&mut self.memory);
             }
@@ -251,14 +288,21 @@ impl System {
                     self.designate(task, false);
                 }
                 let request = ClientRequest { task: Some(task), call: ClientCall::EndTask };
-                let ended: Result<Reply, TaskError> = ask(self.numbers.lane(node, 0), &request);
-                if !matches!(ended, Ok(Reply::Done | Reply::Pages { .. })) {
+                let lane = self.numbers.lane(node, 0);
+                let ended: Result<Reply, TaskError> = self.ask_pager(lane, &request);
+                let done = matches!(ended, Ok(Reply::Done | Reply::Pages { .. }));
+                if !done && !self.pager_dying {
                     println!("root: task {:#x} does not end: {ended:?}", task.0);
                     self.running[index].failed = true;
                 }
             }
             State::Ended => {}
         }
+        self.report_end(index, how);
+    }
+
+    /// Says how a program ended and starts it again where the manifest says so.
+    pub fn report_end(&mut self, index: usize, how: End) {
         let program = &self.manifest.program[index];
         let running = &mut self.running[index];
         let well = matches!(how, End::Exit(0) | End::Stopped);
@@ -271,7 +315,7 @@ impl System {
         let again = program.restart == Restart::Always && !well && how != End::NotStarted;
         if again && running.restarts < MAX_RESTARTS {
             running.restarts += 1;
-            return self.start(index);
+            return self.to_start.push(index);
         }
         running.failed |= well == program.dies;
     }
@@ -287,86 +331,13 @@ impl System {
         };
         match state {
             Ok(state) => self.running[index].state = state,
+            // It is started when the pagers are back.
+            Err(_) if self.pager_dying => self.to_start.push(index),
             Err(problem) => {
                 println!("root: program '{}': {problem}", program.name);
-                self.end(index, End::NotStarted);
+                self.report_end(index, End::NotStarted);
             }
         }
-    }
-
-    fn cpu_of(program: &Program) -> CpuId {
-        let node = program.node.map(NodeId);
-        let on_node = node.and_then(|node| topology::cpus_of(node).next());
-        program.cpu.map(CpuId).or(on_node).unwrap_or(CpuId(0))
-    }
-
-    fn start_page(program: &Program) -> Option<[u8; libl4::program::PAGE]> {
-        let mut args: Vec<&str> = alloc::vec![program.name.as_str()];
-        args.extend(program.args.iter().map(String::as_str));
-        let supervisor = thread::my_global_id();
-        StartPage { supervisor, heap: HEAP, params: &[], args: &args }.bytes()
-    }
-
-    fn start_task(&mut self, program: &Program) -> Result<State, &'static str> {
-        let module = self.modules.find(&program.module).ok_or("its module is missing")?;
-        let pagers = self.pagers.as_ref().ok_or("there is no pager")?;
-        let (node, lane) = pagers.lane_of(Self::cpu_of(program));
-        let page = Self::start_page(program).ok_or("its arguments are too long")?;
-        libl4::arch::write_memory(pagers.transfer, &page);
-        let nodes = pagers.list.len().max(1);
-        let master = match self.manifest.master {
-            Master::Creator => node,
-            Master::RoundRobin => NodeId((self.next_task as usize % nodes) as u8),
-        };
-        let task = TaskId::new(master, self.next_task);
-        self.next_task += 1;
-        let spawn =
-            Spawn { task, module: module.base, size: module.size, start_page: pagers.transfer };
-        let spawned: Result<Spawned, _> = ask(self.numbers.lane(node, lane), &spawn);
-        match spawned {
-            Ok(Spawned { thread }) if !thread.is_nil() => {
-                if program.balancer {
-                    self.designate(task, true);
-                }
-                Ok(State::Task { task, node })
-            }
-            _ => Err("its pager cannot start it"),
-        }
-    }
-
-    /// Tells all pagers that the threads of a task are load balancers, or are no more.
-    fn designate(&self, task: TaskId, balances: bool) {
-        for pager in self.pagers.iter().flat_map(|pagers| &pagers.list) {
-            let told: Result<Reply, _> =
-                ask(self.numbers.lane(pager.node, 0), &Designate { task, balances });
-            if told != Ok(Reply::Done) {
-                println!("root: the pager of node {} on balancers: {told:?}", pager.node.0);
-            }
-        }
-    }
-
-    fn start_plain(&mut self, index: usize, program: &Program) -> Result<State, &'static str> {
-        let module = self.modules.find(&program.module).ok_or("its module is missing")?;
-        let cpu = Self::cpu_of(program);
-        let node = topology::node_of(cpu);
-        let mut args: Vec<&str> = alloc::vec![program.name.as_str()];
-        args.extend(program.args.iter().map(String::as_str));
-        let root = thread::my_global_id();
-        let start = StartPage { supervisor: root, heap: HEAP, params: &[], args: &args };
-        let mut pages = Pages::load(&mut self.memory, node, module.bytes(), &start)?;
-        let id = self.numbers.plain(index as u32);
-        let made = plain::make_space(id, root).map_err(|_| "the kernel makes no space");
-        let started = made.and_then(|()| {
-            let place = libl4::sys::Schedule { processor: Some(cpu), ..Default::default() };
-            libl4::sys::schedule(id, place).map_err(|_| "it cannot be put on its CPU")?;
-            pager::start_message(id, pages.entry, 0).map_err(|_| "it takes no start message")
-        });
-        if let Err(problem) = started {
-            let _ = thread::delete(id);
-            pages.release(&mut self.memory);
-            return Err(problem);
-        }
-        Ok(State::Plain { thread: id, pages })
     }
 
     /// All programs have ended: the last checks, and out.
@@ -391,6 +362,10 @@ impl System {
                 check("os_frames_return", used == Ok(0), text);
             }
         }
+        let kept = self.pagers.as_ref().map_or(0, |pagers| pagers.pages_in_use() + 1);
+        let used = self.memory.used();
+        let text = format_args!("{used} pages of the root task in use, {kept} by its pagers");
+        check("os_pages_return", used == kept, text);
         println!("root: all programs have ended");
         exit::exit(if failed { Outcome::Failed } else { Outcome::Success })
     }
@@ -425,6 +400,20 @@ impl Supervisor for System {
         let is_pager = self.numbers.pager_of(from, 64).is_some();
         let all = self.pagers.as_ref().filter(|_| is_pager).map(|p| &p.mappings);
         all.and_then(|all| all.get(index as usize)).copied().ok_or(Failure(0))
+    }
+
+    fn create_thread(
+        &mut self,
+        from: ThreadId,
+        ip: u64,
+        sp: u64,
+        cpu: CpuId,
+    ) -> Result<ThreadId, Failure> {
+        self.add_thread(from, ip, sp, cpu).ok_or(Failure(0))
+    }
+
+    fn delete_thread(&mut self, from: ThreadId, thread: ThreadId) -> Result<(), Failure> {
+        self.drop_thread(from, thread).ok_or(Failure(0))
     }
 
     fn ready(&mut self, from: ThreadId) -> Result<(), Failure> {

@@ -250,6 +250,11 @@ impl Policy {
         self.threads.values().filter(move |t| t.task == task).map(|t| t.id)
     }
 
+    /// All threads of all tasks: what the supervisor deletes when it starts the pagers anew.
+    pub fn threads(&self) -> impl Iterator<Item = ThreadId> {
+        self.threads.values().map(|t| t.id)
+    }
+
     /// The space of a thread.
     #[must_use]
     pub fn space_of(&self, thread: ThreadId) -> Option<SpaceNo> {

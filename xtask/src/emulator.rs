@@ -87,9 +87,13 @@ pub fn run(
     command.args(args).stdout(Stdio::piped());
     match console {
         Console::Terminal => command.stdin(Stdio::inherit()),
-        Console::Pipe => {
+        Console::Pipe | Console::Scripted => {
             let file = std::fs::File::create(messages).context("cannot write the log directory")?;
-            let input = if script.is_some() { Stdio::piped() } else { Stdio::null() };
+            let input = match console {
+                _ if script.is_some() => Stdio::piped(),
+                Console::Scripted => Stdio::inherit(),
+                _ => Stdio::null(),
+            };
             command.stdin(input).stderr(file)
         }
     };

@@ -50,6 +50,9 @@ struct File {
     _master: Master,
     #[serde(default = "default_pool")]
     pool: u32,
+    #[serde(default, rename = "pager_restart")]
+    _pager_restart: Restart,
+    pager_dies: Option<PagerDies>,
     #[serde(default)]
     program: Vec<Program>,
 }
@@ -138,6 +141,15 @@ enum Spaces {
     Single,
 }
 
+/// A pager that dies on purpose after so many requests (tests of supervision).
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PagerDies {
+    #[serde(rename = "node")]
+    _node: u8,
+    after: u64,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Program {
@@ -199,6 +211,7 @@ impl Manifest {
                 anyhow::bail!("program '{}' asks for a node, but numa = \"flat\"", program.name);
             }
         }
+        ensure!(file.pager_dies.is_none_or(|at| at.after > 0), "pager_dies: after begins at 1");
         ensure!(
             file.pool.is_power_of_two() && (1..=1024).contains(&file.pool),
             "pool is {}; it must be a power of two from 1 to 1024 (MiB)",

@@ -36,6 +36,8 @@ pub enum Console {
     Terminal,
     /// Output only.
     Pipe,
+    /// Output for us, input from whoever runs the command: a pipe or a file.
+    Scripted,
 }
 
 /// Everything the command line depends on.
@@ -61,7 +63,9 @@ pub fn arguments(launch: &Launch<'_>) -> Vec<String> {
         .collect();
     match launch.console {
         Console::Terminal => args.push("mon:stdio".into()),
-        Console::Pipe => args.extend(["stdio".into(), "-monitor".into(), "none".into()]),
+        Console::Pipe | Console::Scripted => {
+            args.extend(["stdio".into(), "-monitor".into(), "none".into()])
+        }
     }
     args.extend(machine_arguments(launch.machine));
     match launch.media {

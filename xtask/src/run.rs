@@ -127,8 +127,11 @@ pub fn command(args: &RunArgs) -> Result<u8> {
         None => None,
     };
     let script = args.input.as_deref().map(Script::load).transpose()?;
-    let watched = script.is_none() && stdin().is_terminal();
-    let console = if watched { Console::Terminal } else { Console::Pipe };
+    let console = match (&script, stdin().is_terminal()) {
+        (Some(_), _) => Console::Pipe,
+        (None, true) => Console::Terminal,
+        (None, false) => Console::Scripted,
+    };
     let leave = if console == Console::Terminal { "; Ctrl-A x leaves" } else { "" };
     say::step("Booting", &format!("{} ({}){leave}", machine.name, machine.about));
     if args.gdb {

@@ -34,6 +34,8 @@ pub struct Setup {
     pub flat: bool,
     /// The system's [`switches`].
     pub switches: u64,
+    /// For tests of supervision: lane 0 dies at this request; 0 = never.
+    pub dies_at: u64,
 }
 
 impl Setup {
@@ -47,6 +49,7 @@ impl Setup {
             heap: param(5),
             flat: param(6) & switches::FLAT != 0,
             switches: param(6),
+            dies_at: param(7),
         }
     }
 

@@ -23,10 +23,14 @@ use app_pager::wire::Message;
 use core::sync::atomic::{AtomicU64, Ordering};
 use l4abi::schedule::ThreadState;
 use l4abi::{Acceptor, MsgTag, ThreadId, Time, Timeouts};
+use libl4::arch::probe;
 use libl4::ipc::{self, Received};
 use libl4::pager::Fault;
 use libl4::sync::Mutex;
 use libl4::{println, program, sys, topology};
+
+/// How long the root task may be busy with something else while it waits for an answer.
+const SUPERVISOR_COMES_BACK: Time = Time::period_us(1_000_000);
 
 /// Page faults served, by task.
 static FAULTS: Mutex<BTreeMap<TaskId, u64>> = Mutex::new(BTreeMap::new());
@@ -49,6 +53,8 @@ pub struct Serving {
     queue: VecDeque<Request>,
     /// The address of the fault being served.
     fault: Option<u64>,
+    /// Requests begun.
+    served: u64,
     /// Number of requests last sent together.
     pub together: u32,
 }
@@ -57,7 +63,7 @@ impl Serving {
     /// The state of thread `index`.
     pub fn new(index: u8) -> Self {
         let who = if index == MAX_LANES { Who::Worker } else { Who::Lane(LaneId(index)) };
-        Self { index, who, queue: VecDeque::new(), fault: None, together: 0 }
+        Self { index, who, queue: VecDeque::new(), fault: None, served: 0, together: 0 }
     }
 
     /// The thread's own id.
@@ -127,6 +133,11 @@ impl Serving {
     fn begin(&mut self, request: Request) {
         match request {
             Request::Event(event) => {
+                self.served += 1;
+                if self.index == 0 && self.served == setup().dies_at {
+                    println!("pager {}: dies as the manifest says", setup().node.0);
+                    let _ = probe::raise(probe::Trap::InvalidOpcode, 0);
+                }
                 self.fault = match &event {
                     Event::Fault { page, .. } => Some(page.address()),
                     _ => None,
@@ -299,9 +310,11 @@ pub fn with_pager<R>(body: impl FnOnce(&mut Pager) -> R) -> R {
 
 /// Sends an answer to somebody who waits for it.
 pub fn reply(to: ThreadId, message: &impl Message) {
+    // The root task receives other things, too, while it waits for a pager: it comes back soon.
+    let patience = if to == program::supervisor() { SUPERVISOR_COMES_BACK } else { Time::ZERO };
     if let Ok(tag) = put(message) {
         // Somebody who does not wait any more loses the answer.
-        let _ = ipc::send(to, Time::ZERO, tag);
+        let _ = ipc::send(to, patience, tag);
     }
 }
 

@@ -12,8 +12,9 @@ use crate::sched::{self, Next};
 use crate::thread;
 use crate::thread::tcb::TcbRef;
 
-/// The errand of a thread in a mailbox.
+/// The errand of a thread in a mailbox. Its kind is a word of its own, so that asking for it is one comparison.
 #[derive(Clone, Copy)]
+#[repr(u64)]
 pub enum Errand {
     /// None: it goes on in the state it is in.
     Home,

@@ -25,6 +25,7 @@ pub mod errand;
 pub mod migrate;
 pub mod quarantine;
 pub mod shootdown;
+pub mod short;
 pub mod transfer;
 
 use kcore::cross::mailbox::{Letter, Ring};
@@ -36,7 +37,7 @@ use l4abi::error::IpcCode;
 use l4abi::ext::IpcFlags;
 use l4abi::syscall::SyscallNo;
 
-use crate::arch::x86_64::{apic, cpu_ops, cpulocal, vectors};
+use crate::arch::x86_64::{apic, cpulocal, vectors};
 use crate::cross::counters::{Counter, count};
 use crate::cross::errand::Errand;
 use crate::ipc::result::{Phase, fail};
@@ -123,27 +124,55 @@ pub fn on_interrupt(cpu: &PerCpu, vector: u8) {
     }
 }
 
-/// Nothing runs: looks for a while, then sleeps until an interrupt.
-pub fn idle(cpu: &PerCpu) {
+/// This CPU is about to run a thread: if it has promised to look, it takes that back and looks once more. True if there
+/// was something.
+#[inline(always)]
+pub fn stop_looking(cpu: &PerCpu) -> bool {
+    let mailbox = &cpu::this().shared.mailbox;
+    if !mailbox.is_promised() {
+        return false;
+    }
+    mailbox.withdraw();
+    let something = !mailbox.is_empty();
+    if something {
+        serve(cpu);
+    }
+    something
+}
+
+/// Nothing runs: looks for a while, then sleeps until an interrupt. Answers who can run, and since when, if a thread
+/// from another CPU brought that about and nothing else has happened.
+pub fn idle(cpu: &PerCpu) -> Option<(TcbRef, u64)> {
     let shared = &cpu::this().shared;
     shared.mailbox.promise();
-    let start = cpu_ops::rdtsc();
-    let look = crate::arch::x86_64::clock::tsc_hz() / 1_000_000 * LOOK_US;
+    let end = time::now_us() + LOOK_US;
     loop {
-        if !shared.mailbox.is_empty() {
+        let now = time::now_us();
+        if let Some(parcel) = shared.mailbox.last() {
+            shared.mailbox.withdraw();
+            if let Some(t) = short::arrive(cpu, parcel) {
+                return Some((t, now));
+            }
             break;
         }
         serve_shootdowns();
-        if cpu_ops::rdtsc().wrapping_sub(start) > look {
+        if now > end {
             if shared.mailbox.may_sleep() {
                 cpulocal::wait_for_interrupt();
+            }
+            shared.mailbox.withdraw();
+            if cpu.ready.highest().is_none()
+                && let Some(parcel) = shared.mailbox.last()
+                && let Some(t) = short::arrive(cpu, parcel)
+            {
+                return Some((t, time::now_us()));
             }
             break;
         }
         core::hint::spin_loop();
     }
-    shared.mailbox.withdraw();
     poll(cpu);
+    None
 }
 
 /// Somebody should run after work for another CPU: he is queued, the interrupted thread goes on if it can.
@@ -164,7 +193,7 @@ fn welcome(cpu: &PerCpu, parcel: Parcel) -> TcbRef {
     trace::arrive(t.number());
     let (word, bit) = (usize::from(here / 64), 1u64 << (here % 64));
     let known = page.travel.known[word].get();
-    if known & bit == 0 {
+    if !page.travel.is_known(here) {
         // This CPU may have a translation from before the thread existed.
         cpulocal::forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
         page.travel.known[word].set(known | bit);
@@ -176,8 +205,9 @@ fn welcome(cpu: &PerCpu, parcel: Parcel) -> TcbRef {
         key |= Key::VISITING;
     }
     t.key.set(key);
-    if at_home {
+    if at_home && !t.travel.is_placed(here) {
         quarantine::move_to_node(cpu, t);
+        t.travel.set_placed(here);
     }
     let deadline = t.travel.deadline.replace(NEVER_US);
     if deadline != NEVER_US {
@@ -213,7 +243,9 @@ fn dispatch(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand, followers: &List<T
     t.travel.deadline.set(deadline);
     t.travel.errand.set(errand);
     t.travel.target.set(u64::from(to));
-    t.key.set(t.key().with_cpu(NOWHERE).0 | Key::VISITING);
+    // That it has a deadline stays to be seen in its key.
+    let timed = if deadline == NEVER_US { 0 } else { Key::TIMED };
+    t.key.set(t.key().with_cpu(NOWHERE).0 | Key::VISITING | timed);
     sched::vacate(cpu, t);
     thread::fpu::write_back(cpu, t);
     count(Counter::RequestsSent);

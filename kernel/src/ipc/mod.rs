@@ -60,11 +60,13 @@ impl Call {
 #[inline(always)]
 pub fn syscall(cpu: &PerCpu, me: TcbRef, call: Call) -> Next {
     me.timeouts.set(call.timeouts);
-    if let Some(dest) = thread::lookup_at_once(call.to)
-        && nothing_special(cpu, me, dest, call.tag)
-        && takes_plainly(dest, me)
-    {
-        return exchange(cpu, me, dest, call);
+    if let Some(dest) = thread::lookup_at_once(call.to) {
+        if nothing_special(cpu, me, dest, call.tag) && takes_plainly(dest, me) {
+            return exchange(cpu, me, dest, call);
+        }
+        if let Some(next) = crate::cross::short::send(cpu, me, dest, call) {
+            return next;
+        }
     }
     any_case(cpu, me, call)
 }
@@ -143,7 +145,7 @@ pub fn takes(receiver: TcbRef, sender: TcbRef) -> bool {
 
 /// Whether it waits for anybody or for that thread.
 #[inline(always)]
-fn takes_plainly(receiver: TcbRef, sender: TcbRef) -> bool {
+pub fn takes_plainly(receiver: TcbRef, sender: TcbRef) -> bool {
     let awaited = receiver.awaited.get();
     awaited == sender.id.get() || awaited == Awaited::ANY.0
 }

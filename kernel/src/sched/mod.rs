@@ -220,15 +220,31 @@ fn pick(cpu: &PerCpu) -> TcbRef {
     }
     loop {
         if let Some((t, priority)) = cpu.ready.pick(|q| q.is_runnable()) {
+            if crate::cross::stop_looking(cpu) {
+                continue;
+            }
             cpu.ready.dequeue(t, priority);
             begin_slice(cpu, t);
             return t;
         }
         activate(cpu, cpu.idle.get());
         cpu.slice_end_us.set(NEVER_US);
-        crate::cross::idle(cpu);
+        if let Some((t, now)) = crate::cross::idle(cpu) {
+            begin_slice_at(cpu, t, now);
+            switch(cpu, t);
+            // The callers have nothing left to do, and nothing on this stack is needed: straight out.
+            entry::start(t);
+        }
         cpu.reschedule.set(false);
     }
+}
+
+/// The running thread, about which there was nothing special, is another CPU's from now on: nobody runs.
+pub fn abandon(cpu: &PerCpu) {
+    let idle = cpu.idle.get();
+    cpu.current.set(idle);
+    cpu.current_id.set(idle.id.get());
+    cpulocal::set_user_word(0);
 }
 
 /// Makes `t` the running thread. The thread that ran before is put back into the queue if it can run.
@@ -281,6 +297,12 @@ pub fn settle_expected(cpu: &PerCpu, t: TcbRef) {
 
 /// Starts the slice of a thread that was picked from the queue.
 fn begin_slice(cpu: &PerCpu, t: TcbRef) {
+    begin_slice_at(cpu, t, time::now_us());
+}
+
+/// The same at the time `now`, µs.
+#[inline(always)]
+fn begin_slice_at(cpu: &PerCpu, t: TcbRef, now: u64) {
     if t.slice_us.get() == 0 {
         cpu.slice_end_us.set(NEVER_US);
         return;
@@ -288,8 +310,12 @@ fn begin_slice(cpu: &PerCpu, t: TcbRef) {
     if t.slice_left_us.get() == 0 {
         t.slice_left_us.set(t.slice_us.get());
     }
-    cpu.slice_end_us.set(time::now_us() + t.slice_left_us.get());
-    arm(cpu);
+    let end = now + t.slice_left_us.get();
+    cpu.slice_end_us.set(end);
+    // The timer is armed for everything else already.
+    if end < cpu.armed_us.get() {
+        arm(cpu);
+    }
 }
 
 /// Remembers what is left of the running slice of `t`.

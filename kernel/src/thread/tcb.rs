@@ -178,6 +178,8 @@ pub struct Travel {
     pub page: Cell<u64>,
     /// The node it lies on.
     pub node: Cell<NodeId>,
+    /// The CPU for which its page was last placed: at home there its page need not move.
+    placed: Cell<u16>,
     /// Wake-up that it carries, µs; `u64::MAX` = none.
     pub deadline: Cell<u64>,
     /// Global id of the thread it was queued at and now follows; 0 = none.
@@ -202,6 +204,23 @@ impl Travel {
         self.home.set(u64::from(cpu));
     }
 
+    /// Whether its page has been placed for its being at home on `cpu`.
+    #[inline(always)]
+    pub fn is_placed(&self, cpu: u16) -> bool {
+        self.placed.get() == cpu
+    }
+
+    /// Its page has been placed for its being at home on `cpu`.
+    pub fn set_placed(&self, cpu: u16) {
+        self.placed.set(cpu);
+    }
+
+    /// Whether `cpu` has the right translation of its slot, or none.
+    #[inline(always)]
+    pub fn is_known(&self, cpu: u16) -> bool {
+        self.known[usize::from(cpu / 64) % (MAX_CPUS / 64)].get() & 1 << (cpu % 64) != 0
+    }
+
     /// The state of a thread of CPU `cpu` that was nowhere else; its page lies on `node`, at pool-window address `page`.
     pub fn start(&self, cpu: u16, page: u64, node: NodeId) {
         self.link.store(0, Ordering::Relaxed);
@@ -212,6 +231,7 @@ impl Travel {
         self.deadline.set(u64::MAX);
         self.follows.set(0);
         self.since.set(0);
+        self.set_placed(cpu);
         self.errand.set(Errand::Home);
         for known in &self.known {
             known.set(0);

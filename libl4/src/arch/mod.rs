@@ -5,6 +5,8 @@
 //! register but RSP, RBX and RBP included. LLVM cannot name those as operands, so each stub is a
 //! naked function with the C convention that saves the callee-saved registers around the call.
 
+#[cfg(target_os = "none")]
+mod area;
 mod calls;
 mod cell;
 #[cfg(target_os = "none")]
@@ -13,6 +15,8 @@ pub mod marker;
 mod memory;
 pub mod probe;
 
+#[cfg(target_os = "none")]
+pub use area::{Area, Owned};
 pub use calls::{
     ExregsFrame, IpcLink, Pair, exchange_registers, ipc, memory_control, processor_control,
     schedule, space_control, system_clock, thread_control, thread_switch, unmap,
@@ -291,6 +295,22 @@ pub fn peek(addr: u64) -> u64 {
         asm!("mov {}, qword ptr [{}]", out(reg) value, in(reg) addr, options(readonly, nostack, preserves_flags))
     }
     value
+}
+
+/// A word that several threads or programs use, at an address that belongs to no Rust object.
+///
+/// # Panics
+/// If it lies in the program's image or heap, or is not aligned.
+#[must_use]
+pub fn shared_word(addr: u64) -> &'static AtomicU64 {
+    let (first, last) = image_range();
+    assert!(addr.wrapping_add(7) < first || addr > last, "a shared word in the image");
+    #[cfg(target_os = "none")]
+    assert!(!heap::contains(addr, 8), "a shared word in the heap");
+    assert!(addr != 0 && addr.is_multiple_of(8), "a shared word must be aligned");
+    // SAFETY: aligned, outside of everything that Rust objects live in, and only ever an atomic; if
+    // nothing is mapped there the pager hears of it.
+    unsafe { &*(addr as *const AtomicU64) }
 }
 
 /// First code of a thread made by [`crate::thread`]: takes the entry function and its argument from

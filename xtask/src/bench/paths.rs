@@ -112,7 +112,7 @@ pub fn run(machine: &str) -> Result<Finding> {
         println!("{:40} {value:>8} {:>5}{mark}  {}", row.what, row.limit, row.others);
         finding.records.push(record(lines, row, value));
     }
-    costs(&short)?;
+    costs(&short, &complete)?;
     Ok(finding)
 }
 
@@ -143,13 +143,30 @@ fn record(lines: &[Map<String, Value>], row: &Row, value: u64) -> Value {
     })
 }
 
-/// Lines touched and expensive instructions of the IPC rows, per message.
-fn costs(lines: &[Map<String, Value>]) -> Result<()> {
-    println!("\n{:40} {:>6} {:>6} {:>8}  per message", "lines touched", "code", "data", "written");
-    for (what, name) in
-        [("IPC, call to call", "ipc 0"), ("IPC, call + reply-and-wait", "ipc serve")]
-    {
-        let roi = region(lines, name)?;
+/// The rows for which [`costs`] are printed: those about messages, and what the kernel makes of messages.
+const COSTLY: [&str; 8] =
+    ["ipc 0", "ipc 7", "ipc serve", "ipc 63", "fault", "switch", "interrupt", "exception"];
+
+/// Cache lines that the kernel touches and expensive instructions of the rows about messages, per message or round.
+/// Lines are counted over a whole region: between the same two threads again and again they stay the same, while a
+/// fault or a long message touches others each time.
+fn costs(short: &[Map<String, Value>], complete: &[Map<String, Value>]) -> Result<()> {
+    println!(
+        "\n{:40} {:>5} {:>5} {:>7}  {:>7} {:>7} {:>5} {:>5} {:>6}",
+        "kernel, per message",
+        "code",
+        "read",
+        "written",
+        "SYSCALL",
+        "SYSRET",
+        "CR3",
+        "MSR",
+        "locked"
+    );
+    for row in ROWS.iter().filter(|row| COSTLY.contains(&row.region)) {
+        let roi = region(if row.complete { complete } else { short }, row.region)?;
+        let occurrences = roi["n"].as_u64().filter(|&n| n > 0).context("no occurrence")?;
+        let times = (occurrences * row.per) as f64;
         let count = |value: &Value| -> u64 {
             match value {
                 Value::Array(items) => items.iter().filter_map(Value::as_u64).sum(),
@@ -157,15 +174,18 @@ fn costs(lines: &[Map<String, Value>]) -> Result<()> {
             }
         };
         let line = |key: &str| count(&roi["lines"]["kernel"][key]);
-        let kernel = &roi["kernel"];
-        let special = ["sysret", "cr3_write", "wrmsr", "locked"]
-            .map(|key| format!("{key} {:.2}", count(&kernel[key]) as f64 / (2 * ROUNDS) as f64));
+        let each = |whose: &str, key: &str| count(&roi[whose][key]) as f64 / times;
         println!(
-            "{what:40} {:>6} {:>6} {:>8}  {}",
+            "{:40} {:>5} {:>5} {:>7}  {:>7.2} {:>7.2} {:>5.2} {:>5.2} {:>6.2}",
+            row.what,
             line("code"),
             line("read"),
             line("written"),
-            special.join(", ")
+            each("user", "syscall"),
+            each("kernel", "sysret"),
+            each("kernel", "cr3_write"),
+            each("kernel", "wrmsr"),
+            each("kernel", "locked"),
         );
     }
     Ok(())

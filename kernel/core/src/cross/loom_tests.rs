@@ -6,7 +6,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
-use super::mailbox::{Letter, Mailbox, Ring, Word};
+use super::mailbox::{Letter, Mailbox, Ring, Word, is_only};
 use super::pending::Pending;
 use super::post::Post;
 
@@ -116,6 +116,37 @@ fn every_letter_comes_once_and_in_order() {
         assert_eq!(of_first, [1, 2], "first in, first out");
         seen.sort_unstable();
         assert_eq!(seen, [1, 2, 3], "nothing lost, nothing twice");
+    });
+}
+
+#[test]
+fn a_single_letter_is_taken_once() {
+    model("one letter by the short way", || {
+        let mailbox = mailbox();
+        let producers: Vec<_> = [1, 2]
+            .into_iter()
+            .map(|l| {
+                let mailbox = mailbox.clone();
+                thread::spawn(move || {
+                    BODIES[l as usize].payload.store(l * 11, Ordering::Relaxed);
+                    let _ = mailbox.push(Slip(l));
+                })
+            })
+            .collect();
+        let mut seen = vec![];
+        if let Some(l) = mailbox.last::<Slip>()
+            && is_only(l)
+            && mailbox.remove(l)
+        {
+            assert_eq!(BODIES[l.0 as usize].payload.load(Ordering::Relaxed), l.0 * 11);
+            seen.push(l.0);
+        }
+        for p in producers {
+            p.join().unwrap();
+        }
+        seen.extend(mailbox.take::<Slip>().map(|l| l.0));
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2], "nothing lost, nothing twice");
     });
 }
 

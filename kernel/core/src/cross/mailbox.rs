@@ -128,10 +128,33 @@ impl<W: Word> Mailbox<W> {
         Letters { first, kind: core::marker::PhantomData }
     }
 
+    /// The letter that came last. It stays there: the consumer may look at it, and if it is [the only
+    /// one](is_only) take it with [`Mailbox::remove`].
+    #[inline(always)]
+    pub fn last<L: Letter<Word = W>>(&self) -> Option<L> {
+        match self.head.load() {
+            0 => None,
+            at => Some(L::from_word(at)),
+        }
+    }
+
+    /// Takes `letter`, which was the only one, out. False if another has come since: nothing has happened then.
+    #[inline(always)]
+    #[must_use]
+    pub fn remove<L: Letter<Word = W>>(&self, letter: L) -> bool {
+        self.head.exchange(letter.to_word(), 0).is_ok()
+    }
+
     /// The consumer promises to look until [`Mailbox::may_sleep`].
     #[inline]
     pub fn promise(&self) {
         self.looking.store(LOOKING);
+    }
+
+    /// Whether the promise stands.
+    #[inline(always)]
+    pub fn is_promised(&self) -> bool {
+        self.looking.load() == LOOKING
     }
 
     /// The consumer is busy with something else: it must be rung for.
@@ -151,6 +174,12 @@ impl<W: Word> Mailbox<W> {
         self.looking.store(LOOKING);
         false
     }
+}
+
+/// Whether nothing lay in the mailbox before `letter`, which lies in it.
+#[inline(always)]
+pub fn is_only<L: Letter>(letter: L) -> bool {
+    letter.link().load() == 0
 }
 
 /// Letters that were taken out. The link of a letter is read before the letter is handed out, so that it may
