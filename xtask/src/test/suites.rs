@@ -112,11 +112,17 @@ struct Table {
     suite: Vec<Suite>,
 }
 
+/// The table is in two files, the second a continuation of the first.
+const FILES: [&str; 2] = ["suites.toml", "suites-tools.toml"];
+
 /// Reads the table.
 pub fn load() -> Result<Vec<Suite>> {
-    let path = paths::root().join("xtask/suites.toml");
-    let text = fs::read_to_string(&path).context("cannot read xtask/suites.toml")?;
-    parse(&text).context("xtask/suites.toml")
+    let read = |file: &str| {
+        let path = paths::root().join("xtask").join(file);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let text = FILES.into_iter().map(read).collect::<Result<Vec<_>>>()?.concat();
+    parse(&text).with_context(|| FILES.join(" and "))
 }
 
 fn parse(text: &str) -> Result<Vec<Suite>> {
