@@ -23,6 +23,7 @@ use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, table, utcb};
+use crate::trace;
 
 /// Key of a thread in a mailbox that is to send, with nothing special about it.
 const TO_SEND: u64 = Key::new(State::Remote, NOWHERE).0 | Key::VISITING;
@@ -150,6 +151,9 @@ pub fn arrive(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
                 return None;
             }
             // Point of no return.
+            trace::arrive(t.number());
+            trace::ipc_receive(dest, t, tag);
+            trace::ipc_wait(t, id);
             hand_over(t, dest, tag);
             t.awaited.set(id);
             t.key.set(cpu.plain_waiting() | Key::VISITING);
@@ -163,6 +167,7 @@ pub fn arrive(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
             if !mailbox.remove(parcel) {
                 return None;
             }
+            trace::arrive(t.number());
             t.key.set(cpu.plain_ready());
             count(Counter::RequestsReceived);
             Some(t)
