@@ -9,11 +9,11 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use super::classes::Classes;
 use crate::sync::Mutex;
-use linked_list_allocator::Heap;
 
 /// A heap that several threads use.
-type LockedHeap = Mutex<Heap>;
+type LockedHeap = Mutex<Classes>;
 
 /// Address of the shared heap of node 0.
 pub const SHARED_BASE: usize = 0x10_0000_0000;
@@ -32,7 +32,7 @@ struct ProgramHeap {
 
 #[global_allocator]
 static HEAP: ProgramHeap =
-    ProgramHeap { own: Mutex::new(Heap::empty()), shared: AtomicUsize::new(0) };
+    ProgramHeap { own: Mutex::new(Classes::empty()), shared: AtomicUsize::new(0) };
 
 const fn is_shared(at: usize) -> bool {
     at >= SHARED_BASE && at < SHARED_BASE + SHARED_COUNT * SHARED_STRIDE
@@ -59,11 +59,11 @@ impl ProgramHeap {
     }
 }
 
-// SAFETY: both heaps hand out memory by the rules of `Heap`, under its lock, and every object goes back to the
+// SAFETY: both heaps hand out memory by the rules of `Classes`, under its lock, and every object goes back to the
 // heap that it came from.
 unsafe impl GlobalAlloc for ProgramHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let found = self.current().lock().allocate_first_fit(layout);
+        let found = self.current().lock().allocate(layout);
         found.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
@@ -76,7 +76,8 @@ unsafe impl GlobalAlloc for ProgramHeap {
 
 /// Gives `[base, base + size)` to the allocator: the first region, or one right behind it.
 pub(crate) fn give(base: usize, size: usize) -> bool {
-    let mut heap = HEAP.own.lock();
+    let mut classes = HEAP.own.lock();
+    let heap = classes.heap();
     if heap.size() == 0 {
         // SAFETY: `heap::give` hands in memory that is mapped for good and used by nobody else.
         unsafe { heap.init(base as *mut u8, size) };
@@ -97,11 +98,11 @@ pub(crate) fn use_shared(node: usize, size: usize) -> bool {
         return false;
     }
     let at = SHARED_BASE + node * SHARED_STRIDE;
-    let heap: LockedHeap = Mutex::new(Heap::empty());
+    let heap: LockedHeap = Mutex::new(Classes::empty());
     // SAFETY: the area is this program's to set up; the head gets a page, the heap the rest, both
     // mapped for good.
     unsafe {
-        heap.lock().init((at + HEAD_SIZE) as *mut u8, size - HEAD_SIZE);
+        heap.lock().heap().init((at + HEAD_SIZE) as *mut u8, size - HEAD_SIZE);
         (at as *mut LockedHeap).write(heap);
     }
     HEAP.shared.store(at, Ordering::Release);
@@ -110,7 +111,8 @@ pub(crate) fn use_shared(node: usize, size: usize) -> bool {
 
 /// Whether `bytes` bytes at `addr` would touch the program's heap.
 pub(crate) fn contains(addr: u64, bytes: u64) -> bool {
-    let heap = HEAP.current().lock();
+    let mut classes = HEAP.current().lock();
+    let heap = classes.heap();
     let end = addr.saturating_add(bytes);
     heap.size() != 0 && end > heap.bottom() as u64 && addr < heap.top() as u64
 }

@@ -9,6 +9,8 @@
 mod area;
 mod calls;
 mod cell;
+#[cfg(any(test, target_os = "none"))]
+mod classes;
 #[cfg(target_os = "none")]
 pub(crate) mod heap;
 pub mod marker;
