@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use l4abi::utcb::word as layout;
 
+use crate::arch::x86_64::cpu_ops;
 use crate::space::SpaceRef;
 use crate::thread::tcb::TcbRef;
 
@@ -58,10 +59,9 @@ pub fn mrs(t: TcbRef) -> Option<&'static [AtomicU64; 64]> {
 pub fn copy_mrs(sender: TcbRef, dest: TcbRef, from: usize, to: usize) {
     let (Some(src), Some(dst)) = (at(sender, 0), at(dest, 0)) else { return };
     let (src, dst) = (core::ptr::from_ref(src), core::ptr::from_ref(dst));
-    for i in from..=to.min(63) {
-        // SAFETY: `i` is at most 63, inside both blocks (see `at`).
-        unsafe { (*dst.add(i)).store((*src.add(i)).load(Ordering::Relaxed), Ordering::Relaxed) };
-    }
+    let count = (to.min(63) + 1).saturating_sub(from);
+    // SAFETY: up to MR63, inside both blocks (see `at`), which are atomic words.
+    unsafe { cpu_ops::copy_words(src.add(from & 63), dst.add(from & 63), count) };
 }
 
 /// Buffer register `i` of `t` (0 to 32).

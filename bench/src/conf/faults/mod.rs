@@ -7,6 +7,7 @@ use crate::harness::pager::{self, Mode};
 use crate::harness::puppet::{Op, TRAPS};
 use crate::harness::{Ctx, IpcCmd, Outcome, Puppet, Test, TestResult, arena};
 use crate::{check, check_eq, need, tests};
+use l4abi::exregs::Control;
 use l4abi::proto::{EXCEPTION_TAG, IoFault, PageFault, exception_mr as reg};
 use l4abi::utcb::word;
 use libl4::arch::probe::Trap;
@@ -27,6 +28,7 @@ tests! {
     pf_only_the_pager_may_reply, All, "a message from another thread does not end a fault";
     pf_pager_changed_by_tcr, All, "writing the Pager TCR is effective at the next fault";
     pf_kernel_addresses, All, "accesses to kernel addresses are faults like any other, and can never be resolved";
+    pf_not_canonical, All, "a thread sent to an address that is not canonical faults at user level, at the canonical one with the same low bits";
     pf_two_mib_reply, OtherSpace, "a fault answered with a 2 MiB page maps all of it";
     pf_many, OtherSpace, "two hundred faults in a row";
     pf_dead_pager, All, "a fault to a pager that does not exist stops the thread and nothing else";
@@ -220,6 +222,23 @@ fn pf_kernel_addresses(ctx: &mut Ctx) -> TestResult {
     }
     let fault = next_fault(ctx, &partner)?;
     check_eq!(fault.addr, 0xFFFF_FFFF_8020_0000, "the read went through");
+    Ok(())
+}
+
+fn pf_not_canonical(ctx: &mut Ctx) -> TestResult {
+    let partner = paged_by_runner(ctx)?;
+    let low = 0xF123_4567_8001;
+    for high in [0u64, 1, 0x1234, 0x7FFF, 0xFFFF] {
+        let to = Exregs {
+            control: Control::RECEIVE | Control::SEND,
+            ip: Some(high << 48 | low),
+            ..Exregs::default()
+        };
+        need!(sys::exchange_registers(partner.id, to));
+        let fault = next_fault(ctx, &partner)?;
+        let canonical = 0xFFFF << 48 | low;
+        check_eq!((fault.addr, fault.access), (canonical, Rights::X), "{high:#x}");
+    }
     Ok(())
 }
 

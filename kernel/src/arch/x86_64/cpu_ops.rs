@@ -1,6 +1,7 @@
 //! Single instructions with a safe face, and the ways out.
 
 use core::arch::asm;
+use core::sync::atomic::AtomicU64;
 
 use l4abi::marker::{self, Op};
 use x86_64::instructions::port::Port;
@@ -26,6 +27,19 @@ pub fn announce(cpu: u32) {
     unsafe {
         asm!("jmp 2f", "2: .byte 0x0f, 0x1f, 0x80", ".long {}", const marker::imm(Op::Hello, 0),
              in("rdi") u64::from(cpu), options(nostack, preserves_flags));
+    }
+}
+
+/// Copies `count` words that other processors may change meanwhile: each is read and written whole, once.
+///
+/// # Safety
+/// Both runs of words are mapped, the target writably, and nothing in Rust refers to the target but as atomics.
+#[inline(always)]
+pub unsafe fn copy_words(from: *const AtomicU64, to: *const AtomicU64, count: usize) {
+    // SAFETY: by the caller; the direction flag is clear in the kernel.
+    unsafe {
+        asm!("rep movsq", inout("rcx") count => _, inout("rsi") from => _, inout("rdi") to => _,
+             options(nostack, preserves_flags));
     }
 }
 

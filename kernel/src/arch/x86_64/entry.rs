@@ -168,7 +168,12 @@ global_asm!(
         push qword ptr [rdi + {RSP}]
         push qword ptr [rdi + {RFLAGS}]
         push {USER_CS}
-        push qword ptr [rdi + {RIP}]
+        # User level chose the address. IRETQ to one that is not canonical faults in the kernel (SDM 2A, IRET), so
+        # the bits above 47 are made copies of that; the thread faults where it goes then.
+        mov rcx, [rdi + {RIP}]
+        shl rcx, 16
+        sar rcx, 16
+        push rcx
         LOAD_FROM_RDI
         mov rcx, [rdi + {RCX}]
         mov r11, [rdi + {R11}]
