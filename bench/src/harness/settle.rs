@@ -49,7 +49,7 @@ extern "C" fn answer(_: u64) -> ! {
 
 /// Waits until everybody on `cpu` has blocked. False if somebody there does not.
 pub(super) fn wait_for(cpu: CpuId) -> bool {
-    debug_assert!(ctx::PUPPET_PRIORITY > PRIORITY);
+    const { assert!(ctx::PUPPET_PRIORITY > PRIORITY) };
     let place = PLACES.iter().position(|place| place.cpu() == Some(cpu));
     place.is_some_and(|n| ipc::call(id(n), Timeouts::new(PATIENCE, PATIENCE), MsgTag::NIL).is_ok())
 }
