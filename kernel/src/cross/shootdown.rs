@@ -20,7 +20,7 @@ use kcore::layout::PAGE_SIZE;
 use kcore::mapdb::{FlushRange, FlushSet, RANGES, SpaceRef as DbSpace};
 use kcore::types::{CpuId, NodeId, VirtAddr};
 
-use crate::arch::x86_64::{apic, cpulocal, tlb, vectors};
+use crate::arch::x86_64::{apic, cpulocal, regs, tlb, vectors};
 use crate::cpu;
 use crate::cross::counters::{Counter, count};
 use crate::memory::home;
@@ -42,6 +42,8 @@ mod kind {
     pub const ALL: u64 = 2;
     /// One page of the kernel, its address in the first range's start.
     pub const KERNEL_PAGE: u64 = 3;
+    /// Not translations: the caches go back to memory.
+    pub const CACHES: u64 = 4;
 }
 
 /// What a CPU wants others to flush. It writes it before it sets its bit in their posts.
@@ -163,6 +165,12 @@ pub fn kernel_page(at: VirtAddr) {
     tell(this_cpu(), kind::KERNEL_PAGE, &[range], |_| true);
 }
 
+/// Lets every CPU write its caches back to memory: pages have a new cache attribute, and nobody has the old one any more.
+pub fn write_back_caches() {
+    regs::write_back_caches();
+    tell(this_cpu(), kind::CACHES, &[], |_| true);
+}
+
 /// Lets every CPU forget everything.
 pub fn all() {
     tlb::forget_all();
@@ -243,6 +251,7 @@ pub fn serve() {
         match request.kind.load(Ordering::Relaxed) {
             kind::USER => forget_user(cpu),
             kind::ALL => tlb::forget_all(),
+            kind::CACHES => regs::write_back_caches(),
             kind::KERNEL_PAGE => cpulocal::forget_page(VirtAddr::new(request.range(0).start)),
             _ => {
                 let len = (request.len.load(Ordering::Relaxed) as usize).min(RANGES);

@@ -94,6 +94,7 @@ const ON_EVERY_CPU: &[Test] = &[
     ("s01_traps.stack_guards", s01_traps::stack_guards),
     ("s02_memory.mappings", s02_memory::mappings),
     ("s02_memory.windows", s02_memory::windows),
+    ("s02_memory.attributes", s02_memory::attributes),
     ("s02_memory.absent_threads", s02_memory::absent_threads),
     ("s02_memory.pool_stress", s02_memory::pool_stress),
     ("s02_memory.slab_stress", s02_memory::slab_stress),

@@ -10,7 +10,7 @@ use super::tables::{self, Found};
 use super::{Text, Verdict, check, seen};
 use crate::arch::x86_64::selftest::{self as probe, Leaf};
 use crate::arch::x86_64::tables::{Flags, walk_live};
-use crate::arch::x86_64::{image, paging};
+use crate::arch::x86_64::{image, paging, regs};
 use crate::boot::placement::Item;
 use crate::memory::home;
 use crate::{cpu, machine, memory};
@@ -72,6 +72,12 @@ fn obeys(leaf: &Leaf) -> Result<(), Text> {
 
 fn not(no: bool) -> &'static str {
     if no { "not " } else { "" }
+}
+
+/// This CPU has the page attribute table that page entries are made for.
+pub fn attributes() -> Verdict {
+    check!(regs::pat_is_right(), "the page attribute table is another");
+    seen!("the same table on every CPU")
 }
 
 /// The CPU block is the same memory in the local window and in the pool window, and so is the user word in

@@ -1,5 +1,6 @@
-//! Map, grant and unmap (ref 1.2, 4.9, 5.6).
+//! Map, grant, unmap and cache attributes (ref 1.2, 4.9, 4.12, 5.6).
 
+mod attributes;
 mod grant;
 mod map;
 mod unmap;
@@ -10,7 +11,7 @@ use crate::{check, check_eq};
 use libl4::{Acceptor, Fpage, MsgTag, Rights};
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[map::TESTS, grant::TESTS, unmap::TESTS];
+pub const GROUPS: &[&[Test]] = &[map::TESTS, grant::TESTS, unmap::TESTS, attributes::TESTS];
 
 /// Sends typed words from the runner to a puppet that accepts `window`.
 fn give(ctx: &Ctx, to: &Puppet, window: Acceptor, typed: &[u64]) -> TestResult<Outcome> {

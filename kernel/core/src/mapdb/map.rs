@@ -298,6 +298,12 @@ impl MapOp {
         }
         let missing = pte::rights(from.entry) & !pte::rights(slot.entry);
         if missing != 0 {
+            // Parts of what a large page was mapped from may have been granted away: then its parts come from
+            // different pages, and each is judged by itself.
+            let above = env.read(page + node::PARENT);
+            if slot.level > 1 && above != 0 && env.read(above + INFO) & node::BROKEN != 0 {
+                return s.split_in(self.target, slot);
+            }
             // Only its parent may add rights. Those that another page lends could not be taken
             // back through that page, and an unmap in progress may have been here already.
             if s.page_above(page, there, from.node) != from.node {
@@ -327,7 +333,7 @@ impl MapOp {
     /// Removes what is mapped in the target up to `evict_end`. True when done.
     #[inline(never)]
     fn evict<E: Env>(&mut self, s: &mut Session<'_, E>, budget: &mut i32) -> bool {
-        let change = Change { rights: pte::ALL };
+        let change = Change::revoke(pte::ALL);
         loop {
             if self.revoke.is_active() {
                 let (lo, len) = (self.revoke.frame(), self.revoke.len());

@@ -2,6 +2,7 @@
 //!
 //! See docs/design/mapping.md.
 
+mod attribute;
 mod env;
 mod fast;
 mod flush;
@@ -22,6 +23,7 @@ pub mod view;
 #[cfg(all(test, not(miri)))]
 mod tests;
 
+pub use attribute::AttributeOp;
 pub use env::{Env, FrameInfo, SpaceRef};
 pub use flush::{FlushRange, FlushSet, RANGES};
 pub use map::MapOp;

@@ -84,6 +84,13 @@ pub const fn handed_on(entry: u64, rights: u8, nx: bool) -> u64 {
     entry
 }
 
+/// The bits of a page entry of `level` for cache attribute `cache` (bit 0 PWT, bit 1 PCD, bit 2 PAT). The kernel programs
+/// the page attribute table so that the union of two attributes is never more cached than both (`regs::PAT_VALUE`).
+pub const fn cache_bits(cache: u8, level: u8) -> u64 {
+    let pat = if level == 1 { PAT_SMALL } else { PAT_LARGE };
+    (cache as u64 & 3) << 3 | if cache & 4 != 0 { pat } else { 0 }
+}
+
 /// The page entry of level `to <= from` for the first byte of the page entry `entry` of level
 /// `from`: the same rights and cache attribute, status bits kept.
 pub const fn resize(entry: u64, from: u8, to: u8) -> u64 {
@@ -105,6 +112,16 @@ mod tests {
         assert_eq!(resize(large, 3, 2), large);
         assert_eq!(frame(large, 2), 0x4000_0000);
         assert_eq!(resize(0x4000_0000 | PS | P, 2, 1), 0x4000_0000 | P);
+    }
+
+    #[test]
+    fn attributes_have_their_places() {
+        for cache in 0..8 {
+            let entry = 0x4000_0000 | P | PS | cache_bits(cache, 2);
+            assert_eq!(resize(entry, 2, 1) & cache_bits(7, 1), cache_bits(cache, 1));
+        }
+        assert_eq!(cache_bits(5, 1), PWT | PAT_SMALL);
+        assert_eq!(cache_bits(6, 3), PCD | PAT_LARGE);
     }
 
     #[test]

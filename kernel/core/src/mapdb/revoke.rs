@@ -16,6 +16,26 @@ use super::session::{Session, Slot};
 pub struct Change {
     /// Rights taken away: 0 only reads and resets the status, 7 unmaps.
     pub rights: u8,
+    /// Cache attribute that the page gets instead of its own (bit 0 PWT, bit 1 PCD, bit 2 PAT); its status is then
+    /// left alone, and no rights are taken.
+    pub cache: Option<u8>,
+}
+
+impl Change {
+    /// Takes rights away.
+    pub const fn revoke(rights: u8) -> Self {
+        Self { rights, cache: None }
+    }
+
+    /// Changes the cache attribute.
+    pub const fn attribute(cache: u8) -> Self {
+        Self { rights: 0, cache: Some(cache) }
+    }
+
+    /// Whether the page entry `old` changes in more than its status.
+    fn alters(self, old: u64) -> bool {
+        self.rights & pte::rights(old) != 0 || self.cache.is_some()
+    }
 }
 
 /// Progress below one page.
@@ -34,6 +54,8 @@ pub struct Revoke {
     /// Whether the top page itself is changed.
     own: bool,
     pinned: bool,
+    /// There was no memory to split a page whose attribute was to change in part; it was passed over.
+    short: bool,
 }
 
 impl Revoke {
@@ -48,6 +70,7 @@ impl Revoke {
         up: false,
         own: false,
         pinned: false,
+        short: false,
     };
 
     /// Whether a page is at work.
@@ -68,6 +91,11 @@ impl Revoke {
     /// Bytes of memory that are being worked on.
     pub fn len(&self) -> u64 {
         self.hi - self.lo
+    }
+
+    /// Whether a page kept its attribute for want of memory, since the last time this was asked.
+    pub fn take_short(&mut self) -> bool {
+        core::mem::take(&mut self.short)
     }
 
     /// Goes on. Returns true when the page is done, and the status seen on the way. `budget` is
@@ -106,10 +134,13 @@ impl Revoke {
                 self.current = parent;
             }
         };
+        if change.cache.is_some() {
+            self.status = 0;
+        }
         let status = self.keep_status(s);
         if done {
             let top = self.top;
-            *self = Self::IDLE;
+            *self = Self { short: self.short, ..Self::IDLE };
             dispose_upwards(s, top);
         }
         (done, status)
@@ -173,7 +204,9 @@ impl Revoke {
                 return; // It was split: visit its entries.
             }
         }
-        self.take_waiting(s, top);
+        if change.cache.is_none() {
+            self.take_waiting(s, top);
+        }
         let child = node::first_child(env, current, self.lo, self.hi);
         if child != 0 {
             self.go(child);
@@ -213,7 +246,7 @@ impl Revoke {
         let size = pte::size(level);
         let whole = self.lo <= start && start + size <= self.hi;
         if !whole {
-            if change.rights & pte::rights(old) == 0 {
+            if !change.alters(old) {
                 self.status |= pte::status(old);
                 return true;
             }
@@ -223,10 +256,14 @@ impl Revoke {
             if s.split(space, &slot).is_ok() {
                 return false;
             }
+            if change.cache.is_some() {
+                self.short = true;
+                return true;
+            }
             self.widen(start, size);
             return false;
         }
-        let (old, gone) = change_entry(s, at, change);
+        let (old, gone) = change_entry(s, at, level, change);
         self.note(s, node::va(info), size, old);
         if gone {
             env.write(self.current + WHERE, node::broken(start, 0));
@@ -275,18 +312,24 @@ impl Revoke {
         }
         let first = from & !(size - 1);
         let part = first < self.lo || first + size > self.hi;
-        if part && change.rights & pte::rights(slot.entry) == 0 {
+        if part && !change.alters(slot.entry) {
             self.status |= pte::status(slot.entry);
             self.sub = next;
             return false;
         }
         if part {
-            if s.split(space, &slot).is_err() {
+            if s.split(space, &slot).is_ok() {
+                return false;
+            }
+            if change.cache.is_some() {
+                self.short = true;
+                self.sub = next;
+            } else {
                 self.widen(first, size);
             }
             return false;
         }
-        let (old, gone) = change_entry(s, slot.at, change);
+        let (old, gone) = change_entry(s, slot.at, slot.level, change);
         self.note(s, va & !(size - 1), size, old);
         if gone {
             env.write(current + WHERE, node::broken(start, live - (size >> 12)));
@@ -313,13 +356,26 @@ impl Revoke {
     }
 }
 
-/// Takes rights from a page entry and resets its status. Returns the old entry and whether the
-/// page is gone.
+/// Takes rights from a page entry of `level` and resets its status, or changes its cache attribute. Returns the old
+/// entry and whether the page is gone.
 #[inline(always)]
-pub fn change_entry<E: Env>(s: &mut Session<'_, E>, at: u64, change: Change) -> (u64, bool) {
+pub fn change_entry<E: Env>(
+    s: &mut Session<'_, E>,
+    at: u64,
+    level: u8,
+    change: Change,
+) -> (u64, bool) {
     let env = s.env;
     if change.rights == pte::ALL {
         return (env.swap(at, 0), true);
+    }
+    if let Some(cache) = change.cache {
+        // First what is added, then what goes: in between the attribute is the union of both, which is never more
+        // cached than either (`pte::cache_bits`), and the status bits that the processor sets are not lost.
+        let bits = pte::cache_bits(cache, level);
+        let old = env.fetch_or(at, bits);
+        env.fetch_and(at, bits | !pte::cache_bits(7, level));
+        return (old, false);
     }
     let old = env.read(at);
     if pte::rights(old) & !change.rights == 0 {

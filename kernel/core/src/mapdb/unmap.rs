@@ -52,7 +52,7 @@ impl UnmapOp {
     /// be ended and its flush done.
     #[inline]
     pub fn step<E: Env>(&mut self, s: &mut Session<'_, E>, budget: &mut i32) -> Progress {
-        let change = Change { rights: self.rights };
+        let change = Change::revoke(self.rights);
         loop {
             if self.revoke.is_active() && !self.run(s, change, budget) {
                 return Progress::More;
@@ -187,7 +187,7 @@ impl UnmapOp {
             if node::pinned(info) || env.read(page + INDEX) != 0 {
                 return self.not_simple(s, page, status);
             }
-            let (entry, _) = change_entry(s, at, change);
+            let (entry, _) = change_entry(s, at, 1, change);
             status |= pte::status(entry);
             if entry & pte::A != 0 {
                 s.flush.add(self.space, node::va(info), 4096);
@@ -243,7 +243,7 @@ impl DeleteOp {
 
     /// Goes on for about `budget` entries and nodes.
     pub fn step<E: Env>(&mut self, s: &mut Session<'_, E>, budget: &mut i32) -> Progress {
-        let change = Change { rights: pte::ALL };
+        let change = Change::revoke(pte::ALL);
         loop {
             if self.revoke.is_active() {
                 s.hold_tree(self.revoke.frame());

@@ -308,7 +308,7 @@ pub const PLAIN_FLAGS: u32 = 0x202;
 /// Where SYSRET returns to after `call`: behind the SYSCALL in its stub.
 pub const fn sysret_address(call: SyscallNo) -> u64 {
     let code = match call {
-        SyscallNo::MemoryControl => STUB_KEEPING_R11.len(),
+        SyscallNo::MemoryControl => STUB_OF_MEMORY_CONTROL.len(),
         _ => STUB.len(),
     };
     crate::syscall::stub_address(call) + code as u64 - RET_LENGTH
@@ -318,13 +318,13 @@ const RET_LENGTH: u64 = 1;
 
 /// SYSCALL; RET.
 const STUB: [u8; 3] = [0x0F, 0x05, 0xC3];
-/// MOV RBP, R11 before it: SYSCALL takes R11, in which MemoryControl's fourth attribute comes.
-const STUB_KEEPING_R11: [u8; 6] = [0x4C, 0x89, 0xDD, 0x0F, 0x05, 0xC3];
+/// MOV RBP, R11 and MOV RDI, RCX before it: SYSCALL takes R11 and RCX, in which two of MemoryControl's attributes come.
+const STUB_OF_MEMORY_CONTROL: [u8; 9] = [0x4C, 0x89, 0xDD, 0x48, 0x89, 0xCF, 0x0F, 0x05, 0xC3];
 
 /// The code of the stub of `call`. SYSRET only ever returns behind one of these.
 pub fn stub_code(call: SyscallNo) -> &'static [u8] {
     match call {
-        SyscallNo::MemoryControl => &STUB_KEEPING_R11,
+        SyscallNo::MemoryControl => &STUB_OF_MEMORY_CONTROL,
         _ => &STUB,
     }
 }

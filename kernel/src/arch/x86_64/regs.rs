@@ -5,10 +5,19 @@ use kcore::types::PhysAddr;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
-/// IA32_PAT; entry 0 write-back, 1 write-combining, 2 uncached-minus, 3 uncached, repeated (SDM 3A
-/// 12.12). Entry 1 differs from the value at reset: a large frame buffer wants it.
+/// IA32_PAT (SDM 3A 12.12), the same on every CPU; entry 0 write-back, 1 write-combining, 2 uncached-minus, 3
+/// uncached, 4 to 7 the same but write-through in 5. The entry at the union of two indices is never more cached than those
+/// at both, so that an attribute can be changed bit by bit (`kcore::mapdb`).
 const PAT: u32 = 0x277;
-const PAT_VALUE: u64 = 0x0007_0106_0007_0106;
+const PAT_VALUE: u64 = 0x0007_0406_0007_0106;
+/// Cache attributes of page entries (bit 0 PWT, bit 1 PCD, bit 2 PAT): indices into the table.
+pub const WRITE_BACK: u8 = 0;
+/// See [`WRITE_BACK`].
+pub const WRITE_COMBINING: u8 = 1;
+/// See [`WRITE_BACK`].
+pub const UNCACHED: u8 = 3;
+/// See [`WRITE_BACK`].
+pub const WRITE_THROUGH: u8 = 5;
 
 /// What the processor can do, of the things the kernel decides by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,6 +109,18 @@ pub fn init(cache: bool) -> Features {
         Msr::new(PAT).write(PAT_VALUE);
     }
     features
+}
+
+/// Whether this CPU has the page attribute table that all have.
+pub fn pat_is_right() -> bool {
+    // SAFETY: every 64-bit processor has this register; reading it changes nothing.
+    unsafe { Msr::new(PAT).read() == PAT_VALUE }
+}
+
+/// Writes the caches of this CPU back to memory and empties them.
+pub fn write_back_caches() {
+    // SAFETY: no memory changes.
+    unsafe { core::arch::asm!("wbinvd", options(nostack, preserves_flags)) };
 }
 
 /// Physical address of the root table in use.

@@ -1,5 +1,6 @@
 //! Tests of the mapping database.
 
+mod attribute;
 mod check;
 mod model;
 mod paths;

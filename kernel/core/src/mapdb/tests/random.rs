@@ -54,7 +54,7 @@ pub struct Driver {
     pub model: Model,
     pub rng: Rng,
     /// What the processors have cached: page to frame and whether writes go through.
-    tlb: HashMap<Key, (u64, bool)>,
+    pub tlb: HashMap<Key, (u64, bool)>,
     exact_status: bool,
     pub max_log2: u64,
     pub pages_mapped: u64,
@@ -141,7 +141,7 @@ impl Driver {
     }
 
     /// Runs steps until the operation is over. True if it was not cut short by lack of memory.
-    fn run(
+    pub fn run(
         &mut self,
         mut step: impl FnMut(&mut Session<'_, Sim>, &mut i32) -> Result<Progress, ()>,
     ) -> bool {
@@ -346,7 +346,8 @@ impl Driver {
     pub fn random_op(&mut self) {
         match self.rng.below(1000) {
             0..450 => self.map(),
-            450..650 => self.unmap(),
+            450..640 => self.unmap(),
+            640..650 => self.attribute(),
             650..996 => self.touch(),
             _ => {
                 let space = self.space();
