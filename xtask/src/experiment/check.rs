@@ -51,6 +51,8 @@ pub enum Check {
     Cross { figure: String, a: String, b: String, from: Option<f64>, to: Option<f64> },
     /// The largest value of each series (or of `series`) is at most `within` times the smallest.
     Flat { figure: String, series: Option<String>, within: f64 },
+    /// At each place no value is above `offset` + `slope` times the place.
+    AtMostLine { figure: String, slope: f64, offset: f64 },
     /// A line through the points explains at least `r2` of the values, and rises.
     Linear { figure: String, series: String, r2: f64 },
 }
@@ -140,6 +142,7 @@ impl Check {
             | Check::Falling { figure, .. }
             | Check::Cross { figure, .. }
             | Check::Flat { figure, .. }
+            | Check::AtMostLine { figure, .. }
             | Check::Linear { figure, .. } => figure,
         }
     }
@@ -165,6 +168,7 @@ impl Check {
             }
             Check::Cross { a, b, from, to, .. } => cross(figure, (a, b), (*from, *to)),
             Check::Flat { series, within, .. } => flat(figure, series.as_deref(), *within),
+            Check::AtMostLine { slope, offset, .. } => under(figure, *slope, *offset),
             Check::Linear { series, r2, .. } => linear(figure, series, *r2),
         };
         finding.text = format!("Figure {}: {}", figure.id, finding.text);
@@ -345,6 +349,20 @@ fn flat(figure: &Figure, name: Option<&str>, within: f64) -> Finding {
         show(worst)
     );
     Finding { holds: Some(worst <= within), text }
+}
+
+fn under(figure: &Figure, slope: f64, offset: f64) -> Finding {
+    let points = || figure.series.iter().flat_map(|line| &line.points);
+    let excess = points().map(|point| point.y - (offset + slope * number(&point.x)));
+    let worst = excess.fold(f64::NEG_INFINITY, f64::max);
+    let found: Vec<String> = points().map(|p| format!("{} at {}", show(p.y), p.x)).collect();
+    let text = format!(
+        "at most {} x place {}; found {}",
+        show(slope),
+        if offset < 0.0 { format!("- {}", show(-offset)) } else { format!("+ {}", show(offset)) },
+        found.join(", ")
+    );
+    Finding { holds: Some(worst <= 0.0), text }
 }
 
 fn linear(figure: &Figure, name: &str, wanted: f64) -> Finding {

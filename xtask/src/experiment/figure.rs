@@ -15,7 +15,7 @@ pub struct FigureSpec {
     /// How it is drawn.
     #[serde(default)]
     pub kind: Kind,
-    /// Only observations with one of these values for each parameter.
+    /// Only observations with one of these values for each parameter; `x*` is what begins with `x`.
     #[serde(default)]
     pub filter: BTreeMap<String, OneOrMany>,
     /// The parameter on the x axis; several are joined.
@@ -217,7 +217,12 @@ fn entry<T: Default>(list: &mut Named<T>, name: String) -> &mut T {
 
 fn matches(spec: &FigureSpec, observation: &Observation) -> bool {
     spec.filter.iter().all(|(name, wanted)| {
-        observation.params.get(name).is_some_and(|value| wanted.words().contains(value))
+        let fits = |value: &String, word: &String| match word.strip_suffix('*') {
+            Some(start) => value.starts_with(start),
+            None => value == word,
+        };
+        let value = observation.params.get(name);
+        value.is_some_and(|value| wanted.words().iter().any(|word| fits(value, word)))
     })
 }
 

@@ -29,7 +29,7 @@ pub struct Observation {
 /// All observations of a run.
 pub fn observations(run: &Run, point: &Params) -> Vec<Observation> {
     let mut base = point.clone();
-    for name in ["machine", "caches"] {
+    for name in ["machine", "caches", "program"] {
         if let Some(value) = run.conditions.get(name) {
             base.entry(name.into()).or_insert_with(|| value.clone());
         }
@@ -102,13 +102,18 @@ fn region(record: &Object, base: &Params) -> Option<Observation> {
     let n = record.get("n").and_then(Value::as_f64).filter(|n| *n > 0.0)?;
     let mut params = base.clone();
     let mut name = record.get("name").and_then(Value::as_str).unwrap_or("");
-    // A last part such as `, 63 words` is a pair, too.
-    if let Some((front, last)) = name.rsplit_once(", ")
-        && let Some((count, unit)) = last.split_once(' ')
-        && count.parse::<u64>().is_ok()
-    {
-        params.insert(unit.into(), count.into());
-        name = front;
+    // A last part such as `, 63 words` or `, active on 2 of 4 CPUs` is a parameter, too.
+    if let Some((front, last)) = name.rsplit_once(", ") {
+        let words: Vec<&str> = last.split(' ').collect();
+        let pair = match words[..] {
+            [count, unit] if count.parse::<u64>().is_ok() => Some((unit, count)),
+            [what, "on", count, "of", ..] => Some((what, count)),
+            _ => None,
+        };
+        if let Some((key, value)) = pair {
+            params.insert(key.into(), value.into());
+            name = front;
+        }
     }
     add_name(name, &mut params);
     for name in ["cpu", "node"] {

@@ -109,6 +109,14 @@ fn flat_and_linear() {
 }
 
 #[test]
+fn values_stay_under_a_line() {
+    let rule = "rule = \"at_most_line\"\nslope = 1.0\noffset = -1.0";
+    assert_eq!(judge(rule, &[line("a", &[("1", 0.0), ("2", 1.0), ("4", 2.0)])]), Some(true));
+    assert_eq!(judge(rule, &[line("a", &[("1", 0.0), ("2", 1.5)])]), Some(false));
+    assert_eq!(judge(rule, &[line("a", &[])]), None);
+}
+
+#[test]
 fn verdicts_need_all_checks_and_all_numbers() {
     let of = |holds| Finding { holds, text: String::new() };
     assert_eq!(Verdict::of(&[of(Some(true)), of(Some(true))]), Verdict::Holds);
@@ -171,6 +179,14 @@ fn observations_are_per_repetition_and_carry_all_parameters() {
         ("100", "walk numa")
     );
     assert!(!found[2].params.contains_key("git"));
+    for (name, region, key, value) in [
+        ("same cpu, 8 words", "same cpu", "words", "8"),
+        ("unmap 1 pages, active on 2 of 4 CPUs", "unmap 1 pages", "active", "2"),
+        ("fault, same cpu", "fault, same cpu", "region", "fault, same cpu"),
+    ] {
+        let found = &observe::observations(&run(name), &point)[0];
+        assert_eq!((found.params["region"].as_str(), found.params[key].as_str()), (region, value));
+    }
     let mut hardware = run("call");
     hardware.records.retain(|record| record["kind"] == "result");
     assert_eq!(
