@@ -51,6 +51,8 @@ pub enum Check {
     Cross { figure: String, a: String, b: String, from: Option<f64>, to: Option<f64> },
     /// The largest value of each series (or of `series`) is at most `within` times the smallest.
     Flat { figure: String, series: Option<String>, within: f64 },
+    /// What `a` grows by from its first place to its last, over what `b` grows by, lies in a range.
+    Growth { figure: String, a: String, b: String, at_least: Option<f64>, at_most: Option<f64> },
     /// At each place no value is above `offset` + `slope` times the place.
     AtMostLine { figure: String, slope: f64, offset: f64 },
     /// A line through the points explains at least `r2` of the values, and rises.
@@ -143,6 +145,7 @@ impl Check {
             | Check::Cross { figure, .. }
             | Check::Flat { figure, .. }
             | Check::AtMostLine { figure, .. }
+            | Check::Growth { figure, .. }
             | Check::Linear { figure, .. } => figure,
         }
     }
@@ -168,6 +171,9 @@ impl Check {
             }
             Check::Cross { a, b, from, to, .. } => cross(figure, (a, b), (*from, *to)),
             Check::Flat { series, within, .. } => flat(figure, series.as_deref(), *within),
+            Check::Growth { a, b, at_least, at_most, .. } => {
+                growth(figure, (a, b), (*at_least, *at_most))
+            }
             Check::AtMostLine { slope, offset, .. } => under(figure, *slope, *offset),
             Check::Linear { series, r2, .. } => linear(figure, series, *r2),
         };
@@ -349,6 +355,28 @@ fn flat(figure: &Figure, name: Option<&str>, within: f64) -> Finding {
         show(worst)
     );
     Finding { holds: Some(worst <= within), text }
+}
+
+fn growth(
+    figure: &Figure,
+    (a, b): (&str, &str),
+    (low, high): (Option<f64>, Option<f64>),
+) -> Finding {
+    let grows = |name: &str| -> Option<f64> {
+        let points = &figure.series(name)?.points;
+        (points.len() > 1).then(|| points[points.len() - 1].y - points[0].y)
+    };
+    let (Some(first), Some(second)) = (grows(a), grows(b)) else {
+        return missing(&format!("'{a}' or '{b}', or a second point of it"));
+    };
+    let text = format!(
+        "what {a} grows by over what {b} grows by {}; found {} over {}, which is {}",
+        range(low, high),
+        show(first),
+        show(second),
+        show(first / second)
+    );
+    Finding { holds: Some(second > 0.0 && inside(first / second, low, high)), text }
 }
 
 fn under(figure: &Figure, slope: f64, offset: f64) -> Finding {

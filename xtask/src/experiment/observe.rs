@@ -80,15 +80,14 @@ fn result(record: &Object, base: &Params) -> Observation {
     if let Some(bench) = record.get("bench").and_then(Value::as_str) {
         params.insert("bench".into(), bench.into());
     }
-    // Results are one repetition's already.
-    params.remove("per");
+    let per = params.remove("per").and_then(|per| per.parse::<f64>().ok()).filter(|p| *p > 0.0);
     let word = |name: &str| record.get(name).and_then(Value::as_str);
     let clock = word("unit").is_some_and(|unit| CLOCKS.contains(&unit));
     let metric = if clock { "cycles" } else { word("metric").unwrap_or("value") };
     let mut metrics = BTreeMap::new();
     for (field, suffix) in [("value", ""), ("min", "_min"), ("max", "_max")] {
         if let Some(number) = record.get(field).and_then(Value::as_f64) {
-            metrics.insert(format!("{metric}{suffix}"), number);
+            metrics.insert(format!("{metric}{suffix}"), number / per.unwrap_or(1.0));
         }
     }
     if let Some(limit) = record.get("limit").and_then(Value::as_f64) {

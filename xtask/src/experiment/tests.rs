@@ -109,6 +109,17 @@ fn flat_and_linear() {
 }
 
 #[test]
+fn growth_leaves_the_start_out() {
+    let rule = "rule = \"growth\"\na = \"a\"\nb = \"b\"\nat_most = 0.02";
+    let b = line("b", &[("1", 50.0), ("4", 150.0)]);
+    assert_eq!(judge(rule, &[line("a", &[("1", 40.0), ("4", 41.0)]), b.clone()]), Some(true));
+    assert_eq!(judge(rule, &[line("a", &[("1", 0.0), ("4", 50.0)]), b.clone()]), Some(false));
+    assert_eq!(judge(rule, &[line("a", &[("1", 0.0)]), b.clone()]), None);
+    let level = line("b", &[("1", 50.0), ("4", 50.0)]);
+    assert_eq!(judge(rule, &[line("a", &[("1", 0.0), ("4", 1.0)]), level]), Some(false));
+}
+
+#[test]
 fn values_stay_under_a_line() {
     let rule = "rule = \"at_most_line\"\nslope = 1.0\noffset = -1.0";
     assert_eq!(judge(rule, &[line("a", &[("1", 0.0), ("2", 1.0), ("4", 2.0)])]), Some(true));
