@@ -23,6 +23,7 @@ extern crate alloc;
 
 #[expect(unsafe_code, reason = "the one home of assembly and raw memory in the library")]
 pub mod arch;
+pub mod boot;
 pub mod console;
 pub mod exit;
 pub mod heap;

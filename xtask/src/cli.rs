@@ -139,9 +139,24 @@ pub struct TestArgs {
     /// Write one record per test to FILE as JSON lines
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// How long stress suites run, instead of a few seconds
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u32>,
+    /// Seed of stress suites, as a failure printed it (decimal or 0x...)
+    #[arg(long, value_name = "SEED", value_parser = seed)]
+    pub seed: Option<u64>,
     /// List the suites and leave
     #[arg(long)]
     pub list: bool,
+}
+
+/// A seed, decimal or with `0x`.
+fn seed(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|error| error.to_string())
 }
 
 /// Arguments of `bench`.
@@ -298,6 +313,7 @@ mod tests {
             "run --machine 2n4c --append exit=boot --json F",
             "run --boot bios --manifest M --roottask R --sigma0 S --debug --gdb --timeout 5 --trace T",
             "test host --machine 2n4c --json F",
+            "test s07 --seconds 600 --seed 0x5eed",
             "bench all --quick --machine 2n4c --json F",
             "sim pingpong --machine 2n2c --caches off --json F",
             "report --from a b",

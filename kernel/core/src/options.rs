@@ -5,7 +5,8 @@
 //! a value it does not understand, is an error that lists what there is: a misspelt switch would make a
 //! measurement silently wrong.
 //!
-//! Words without `=` and words after `--` are not the kernel's; they are left alone.
+//! Words without `=` and words after `--` are not the kernel's. Those after `--` are the root task's: it finds them behind
+//! its name in the boot information.
 
 use core::fmt;
 
@@ -32,6 +33,32 @@ pub enum Failure {
     Fault,
     /// An overflow of the kernel stack, which ends in a double fault (`:stack`).
     Stack,
+}
+
+/// What the command line has for the root task: the text after `--`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    text: [u8; Self::MOST],
+    len: usize,
+}
+
+impl Arguments {
+    /// Bytes at most.
+    pub const MOST: usize = 120;
+
+    const NONE: Self = Self { text: [0; Self::MOST], len: 0 };
+
+    fn of(text: &str) -> Option<Self> {
+        let mut new = Self::NONE;
+        new.text.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        new.len = text.len();
+        Some(new)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.text[..self.len]).unwrap_or("")
+    }
 }
 
 /// The options, with their defaults.
@@ -69,6 +96,8 @@ pub struct Options {
     pub trace_size: u64,
     /// A kernel that has the debugger enters it; off: as if it had none.
     pub kdb: bool,
+    /// What the root task is told.
+    pub arguments: Arguments,
 }
 
 impl Options {
@@ -90,6 +119,7 @@ impl Options {
         trace: false,
         trace_size: 128 << 10,
         kdb: true,
+        arguments: Arguments::NONE,
     };
 }
 
@@ -259,12 +289,35 @@ pub fn parse(line: &str) -> Result<Options, OptionError<'_>> {
             takes: known.takes,
         })?;
     }
+    let rest = line
+        .split_once(" -- ")
+        .or_else(|| line.split_once("-- ").filter(|(own, _)| own.is_empty()));
+    if let Some((_, rest)) = rest {
+        options.arguments = Arguments::of(rest.trim()).ok_or(OptionError::BadValue {
+            name: "--",
+            value: rest,
+            takes: "at most 120 bytes for the root task",
+        })?;
+    }
     Ok(options)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rest_is_the_root_tasks() {
+        for (line, wanted) in [
+            ("cache=off -- seed=7 bogus=1", "seed=7 bogus=1"),
+            ("-- x", "x"),
+            ("cache=off --", ""),
+            ("", ""),
+        ] {
+            assert_eq!(parse(line).map(|o| o.arguments.as_str().to_string()), Ok(wanted.into()));
+        }
+        assert!(parse(&format!("-- {}", "x".repeat(121))).is_err());
+    }
 
     #[test]
     fn nothing_means_defaults() {
@@ -295,6 +348,7 @@ mod tests {
             trace: true,
             trace_size: 1 << 20,
             kdb: false,
+            arguments: Arguments::NONE,
         };
         assert_eq!(parse(line), Ok(want));
         assert_eq!(line.split_ascii_whitespace().count(), KNOWN.len());
@@ -303,7 +357,8 @@ mod tests {
     #[test]
     fn later_words_win_and_a_double_dash_ends_the_kernels_part() {
         assert_eq!(parse("cache=off cache=on"), Ok(Options::DEFAULT));
-        assert_eq!(parse("cache=on -- cache=off bogus=1"), Ok(Options::DEFAULT));
+        let with = parse("cache=on -- cache=off bogus=1");
+        assert_eq!(with.map(|o| Options { arguments: Arguments::NONE, ..o }), Ok(Options::DEFAULT));
     }
 
     #[test]

@@ -144,6 +144,35 @@ fn place(start: u64, end: u64, data: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// A name with arguments.
+struct CommandLine {
+    text: [u8; 160],
+    len: usize,
+}
+
+impl Default for CommandLine {
+    fn default() -> Self {
+        Self { text: [0; 160], len: 0 }
+    }
+}
+
+impl CommandLine {
+    /// Appends what fits.
+    fn add(&mut self, text: &str) -> &mut Self {
+        for &byte in text.as_bytes() {
+            if let Some(slot) = self.text.get_mut(self.len) {
+                *slot = byte;
+                self.len += 1;
+            }
+        }
+        self
+    }
+
+    fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.text[..self.len]).unwrap_or("")
+    }
+}
+
 /// Writes the boot info page behind the root task's image; 0 if it does not fit anywhere.
 fn boot_info(
     machine: &Machine,
@@ -170,7 +199,13 @@ fn boot_info(
             _ => None,
         };
         let written = match image {
-            Some(i) => writer.simple_exec(i.low, i.high - i.low, i.ip, name),
+            Some(i) => {
+                let mut line = CommandLine::default();
+                let arguments = crate::machine::get().options.arguments;
+                let own = if name == ROOTTASK_NAME { arguments.as_str() } else { "" };
+                line.add(name).add(if own.is_empty() { "" } else { " " }).add(own);
+                writer.simple_exec(i.low, i.high - i.low, i.ip, line.as_str())
+            }
             None => writer.module(module.range.start.as_u64(), module.range.len(), name),
         };
         if written.is_err() {

@@ -154,15 +154,23 @@ fn media(run: &Run, programs: &Programs) -> Result<Media> {
     })
 }
 
+/// The command that runs it again; a stress test with the same length and seed.
+fn repeat(run: &Run) -> String {
+    let mut command = format!("cargo xtask test {} --machine {}", run.suite.name, run.machine.name);
+    let arguments = run.suite.append.split_once("-- ").filter(|_| run.suite.stress);
+    for word in arguments.map_or("", |(_, own)| own).split(' ') {
+        if let Some((name, value)) = word.split_once('=') {
+            command.push_str(&format!(" --{name} {value}"));
+        }
+    }
+    command
+}
+
 /// Runs one guest and judges it.
 fn one(run: &Run, media: Result<Media>, programs: &Programs) -> Report {
     let started = Instant::now();
-    let mut report = Report {
-        place: "guest",
-        title: run.title(),
-        repeat: format!("cargo xtask test {} --machine {}", run.suite.name, run.machine.name),
-        ..Report::default()
-    };
+    let mut report =
+        Report { place: "guest", title: run.title(), repeat: repeat(run), ..Report::default() };
     let went = media.and_then(|media| match run.suite.demand_local {
         Some(whose) => measure(run, &media, programs, whose, &mut report),
         None => boot(run, &media, programs),

@@ -97,7 +97,8 @@ pub fn command(args: &TestArgs) -> Result<u8> {
 }
 
 fn run(args: &TestArgs) -> Result<u8> {
-    let suites = suites::load()?;
+    let mut suites = suites::load()?;
+    suites.iter_mut().for_each(|suite| suite.set_stress(args.seconds, args.seed));
     let hosts = host::suites()?;
     if args.list {
         list(&hosts, &suites);

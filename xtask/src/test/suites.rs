@@ -27,6 +27,9 @@ pub struct Suite {
     pub manifest: Option<String>,
     /// Guest program in the root task's place, instead of the manifest's.
     pub roottask: Option<PathBuf>,
+    /// A stress test: its program takes `--seconds` and `--seed`.
+    #[serde(default)]
+    pub stress: bool,
     /// How the guest is built: `release` without, `debug` with the kernel debugger, `traced`.
     #[serde(default)]
     pub profile: Profile,
@@ -148,6 +151,24 @@ fn parse(text: &str) -> Result<Vec<Suite>> {
 }
 
 impl Suite {
+    /// Lets a stress suite run for so many seconds and with this seed; others stay as they are.
+    pub fn set_stress(&mut self, seconds: Option<u32>, seed: Option<u64>) {
+        let seconds = seconds.filter(|_| self.stress);
+        let seed = seed.filter(|_| self.stress);
+        if seconds.is_none() && seed.is_none() {
+            return;
+        }
+        self.append.push_str(" --");
+        if let Some(seconds) = seconds {
+            self.append.push_str(&format!(" seconds={seconds}"));
+            // The emulated clock may be slower than the host's.
+            self.timeout += 2.0 * f64::from(seconds);
+        }
+        if let Some(seed) = seed {
+            self.append.push_str(&format!(" seed={seed:#x}"));
+        }
+    }
+
     /// Names of the machines it runs on.
     pub fn machine_names(&self) -> Vec<String> {
         if self.machines.is_empty() { machines::known() } else { self.machines.clone() }
@@ -178,6 +199,20 @@ mod tests {
     #[test]
     fn the_table_is_right() {
         assert!(!load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn stress_suites_take_seconds_and_a_seed() {
+        let text = "[[suite]]\nname = \"a\"\nabout = \"x\"\ntimeout = 1\nstress = true\nappend = \"b=c\"\n";
+        let mut suite = parse(text).unwrap().remove(0);
+        suite.set_stress(None, None);
+        assert_eq!(suite.append, "b=c");
+        suite.set_stress(Some(60), Some(7));
+        assert_eq!(suite.append, "b=c -- seconds=60 seed=0x7");
+        assert!(suite.timeout > 60.0);
+        let mut other = parse(&text.replace("stress = true", "")).unwrap().remove(0);
+        other.set_stress(Some(60), None);
+        assert_eq!(other.append, "b=c");
     }
 
     #[test]
