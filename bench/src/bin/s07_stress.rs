@@ -262,8 +262,11 @@ fn finish() -> bool {
     let before: [u64; ALL] = core::array::from_fn(|n| DONE[n].load(Ordering::Relaxed));
     let limit = time::now_us() + CALM_US;
     let moving = |n: usize| DONE[n].load(Ordering::Relaxed) > before[n];
-    while !(0..ALL).all(moving) && time::now_us() < limit {
+    // A host that stands still lets the clock go on: time alone says nothing.
+    let mut looks = 0;
+    while !(0..ALL).all(moving) && (time::now_us() < limit || looks < 1_000) {
         time::sleep_us(1_000);
+        looks += 1;
     }
     let stuck = (0..ALL).filter(|&n| !moving(n)).count();
     report("s07_progress", stuck == 0, format_args!("{stuck} threads stuck, seed {seed:#x}"));
