@@ -5,6 +5,7 @@
 
 mod arraywalk;
 mod execute;
+mod limits;
 mod paths;
 mod progress;
 pub mod store;
@@ -35,10 +36,13 @@ pub struct Finding {
 type Table = (&'static str, fn(&BenchArgs) -> Result<Finding>);
 
 /// Tables that are printed when they are asked for by name, before the experiments of that name.
-const TABLES: [Table; 3] = [
+const TABLES: [Table; 6] = [
     ("paths", |args| paths::run(args.machine.as_deref().unwrap_or("1n1c"))),
     ("arraywalk", arraywalk::walk),
     ("unmap", arraywalk::unmap),
+    ("xcpu", limits::xcpu),
+    ("migrate", limits::migrate),
+    ("shootdown", limits::shootdown),
 ];
 
 /// `cargo xtask bench`.
@@ -74,7 +78,9 @@ fn choose<'a>(all: &'a [Experiment], names: &[String]) -> Result<Vec<&'a Experim
     let is = |experiment: &Experiment, name: &str| {
         name == "all" || experiment.name == name || experiment.id.eq_ignore_ascii_case(name)
     };
-    if let Some(unknown) = names.iter().find(|name| !all.iter().any(|e| is(e, name))) {
+    let is_known =
+        |name: &str| all.iter().any(|e| is(e, name)) || TABLES.iter().any(|(t, _)| *t == name);
+    if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
         let mut known: Vec<&str> = Vec::new();
         for experiment in all {
             known.push(&experiment.id);
@@ -174,10 +180,10 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_names_of_experiments() {
+    fn tables_can_be_asked_for_by_name() {
         let all = spec::load().unwrap();
         for (name, _) in TABLES {
-            assert!(all.iter().any(|experiment| experiment.name == name), "{name}");
+            assert!(choose(&all, &[name.to_string()]).is_ok(), "{name}");
         }
     }
 }

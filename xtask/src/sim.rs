@@ -50,6 +50,16 @@ pub fn ensure_tried() -> Result<()> {
 
 /// Runs one guest in the instrument and gives the plugin's lines, for other commands.
 pub fn measure(args: &SimArgs) -> Result<Vec<Map<String, Value>>> {
+    Ok(measured(args)?.lines)
+}
+
+/// The same with the guest's own records behind them.
+pub fn measure_all(args: &SimArgs) -> Result<Vec<Map<String, Value>>> {
+    let results = measured(args)?;
+    Ok(results.lines.into_iter().chain(results.outcome.seen.records).collect())
+}
+
+fn measured(args: &SimArgs) -> Result<Results> {
     ensure_tried()?;
     let plugin = build_plugin()?;
     let machine = Machine::load(&args.machine)?;
@@ -59,7 +69,7 @@ pub fn measure(args: &SimArgs) -> Result<Vec<Map<String, Value>>> {
     let job = Job { plugin: &plugin, machine: &machine, media: &media, kernel: &kernel.full, args };
     let results = job.run()?;
     ensure!(results.outcome.end == End::Success, "{}: {}", args.name, results.outcome.end);
-    Ok(results.lines)
+    Ok(results)
 }
 
 /// Runs a guest that is ready: how it went, and the plugin's lines.

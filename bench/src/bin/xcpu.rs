@@ -310,8 +310,12 @@ impl Caller {
 
     /// Interrupts between CPUs in [`ROUNDS`] round trips.
     fn interrupts(&mut self, sleep: bool) -> u64 {
-        let before = crew::total(CpuCounter::InterruptsReceived);
-        for _ in 0..ROUNDS {
+        let mut before = 0;
+        // The first rounds are not counted: other CPUs are still on their way to sleep.
+        for round in 0..WARM_UP as u64 + ROUNDS {
+            if round == WARM_UP as u64 {
+                before = crew::total(CpuCounter::InterruptsReceived);
+            }
             self.settle(sleep);
             self.call(order::ECHO | if sleep { 2 } else { 0 });
         }

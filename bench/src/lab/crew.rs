@@ -17,6 +17,9 @@ use libl4::{arch, exit, kip, msg, println, time, topology};
 /// Where the UTCBs of every member's space lie.
 pub const UTCB_AREA: u64 = 0x8000_0000;
 
+/// Room for the UTCBs of 32 threads.
+const UTCB_AREA_LOG2: u8 = 15;
+
 /// Label of a member's report that it has nothing to do.
 pub const IDLE: u64 = 0x1D1E;
 
@@ -186,7 +189,8 @@ fn make_space(id: ThreadId) -> sys::SysResult<()> {
     let create = ThreadControl { dest: id, space: id, scheduler: me, pager, utcb: Some(UTCB_AREA) };
     sys::thread_control(create)?;
     let kip_area = kip().area_at(libl4::start::kip_base());
-    let utcb_area = Fpage::memory(UTCB_AREA, kip().utcb_area_log2(), Rights::empty());
+    let log2 = kip().utcb_area_log2().max(UTCB_AREA_LOG2);
+    let utcb_area = Fpage::memory(UTCB_AREA, log2, Rights::empty());
     sys::space_control(id, 0, kip_area, utcb_area, ThreadId::NIL)?;
     sys::thread_control(ThreadControl { pager: me, utcb: None, ..create })
 }
