@@ -107,6 +107,8 @@ impl Verdict {
 
 /// A number as people read it.
 pub fn show(value: f64) -> String {
+    // An empty sum is -0.
+    let value = if value == 0.0 { 0.0 } else { value };
     match value.abs() {
         size if size >= 1000.0 => format!("{value:.0}"),
         size if size >= 100.0 || value.fract() == 0.0 => format!("{value:.1}").replace(".0", ""),

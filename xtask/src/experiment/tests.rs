@@ -2,7 +2,7 @@
 
 use super::{
     Params, Run,
-    check::{Check, Finding, Verdict},
+    check::{self, Check, Finding, Verdict},
     figure::{self, Figure, FigureSpec, Point, Series},
     observe, spec,
 };
@@ -106,6 +106,12 @@ fn flat_and_linear() {
     let falls = line("a", &[("1", 30.0), ("2", 20.0), ("3", 10.0)]);
     assert_eq!(judge(linear, &[falls]), Some(false), "a falling line does not grow");
     assert_eq!(judge(linear, &[line("a", &[("1", 1.0)])]), None);
+}
+
+#[test]
+fn numbers_are_shown_for_people() {
+    let shown = [-0.0, 0.0, 0.0019, 0.5, 2.0, 76.25, 100.0, 123.45, 23974.3].map(check::show);
+    assert_eq!(shown, ["0", "0", "0.0019", "0.50", "2", "76.25", "100", "123.5", "23974"]);
 }
 
 #[test]
