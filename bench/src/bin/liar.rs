@@ -26,21 +26,26 @@ libl4::program!(main);
 
 const AT: u64 = 0x1_0000_0000;
 const PAGE: u64 = 4096;
-/// For answers that should not come.
-const PATIENCE: Timeouts = Timeouts::new(Time::period_us(200_000), Time::period_us(20_000));
+/// For answers that should not come, and for those that must.
+const IMPATIENT: Timeouts = Timeouts::new(Time::period_us(200_000), Time::period_us(20_000));
+const PATIENT: Timeouts = Timeouts::new(Time::period_us(10_000_000), Time::period_us(10_000_000));
 
 /// Sends a message and waits a little for an answer. `None`: none came.
 fn try_ask<R: Message>(to: ThreadId, message: &impl Message) -> Option<R> {
+    ask_within(IMPATIENT, to, message)
+}
+
+fn ask_within<R: Message>(time: Timeouts, to: ThreadId, message: &impl Message) -> Option<R> {
     let tag = client::put(message).ok()?;
     ipc::accept(Acceptor::NONE);
-    let received = ipc::call(to, PATIENCE, tag).ok()?;
+    let received = ipc::call(to, time, tag).ok()?;
     let mut words = [0; libl4::l4abi::tag::MAX_WORDS];
     let count = client::received_words(&received, &mut words);
     R::decode(received.tag, &words[..count])
 }
 
 fn refused(call: ClientCall, task: Option<TaskId>) -> Option<DirError> {
-    match try_ask(client::my_pager(), &ClientRequest { task, call }) {
+    match ask_within(PATIENT, client::my_pager(), &ClientRequest { task, call }) {
         Some(Reply::Refused(error)) => Some(error),
         _ => None,
     }
@@ -134,7 +139,7 @@ fn forged(report: &mut Report) {
     let task = client::my_task().unwrap_or_default();
     let pager = client::my_pager();
     let balances = try_ask::<Reply>(pager, &Designate { task, balances: true });
-    let list = try_ask::<Reply>(pager, &AskThreads { after: ThreadId::NIL });
+    let list = ask_within::<Reply>(PATIENT, pager, &AskThreads { after: ThreadId::NIL });
     let ok = balances.is_none() && list == Some(Reply::Refused(DirError::NotAllowed));
     report.check("os_liar_no_balancer", ok, format_args!("{balances:?} {list:?}"));
     let spawn = Spawn { task: TaskId(77), module: 0, size: 4096, start_page: 0 };
