@@ -1,5 +1,6 @@
 //! SpaceControl, and what a space is (ref 2.2, 4.10).
 
+mod memory;
 mod redirect;
 
 use crate::harness::ctx::{kip_area, utcb_area};
@@ -11,7 +12,7 @@ use libl4::sys::{self, SysError, SysResult, ThreadControl};
 use libl4::{ErrorCode, Fpage, Rights, ThreadId, kip, thread};
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[TESTS, redirect::TESTS];
+pub const GROUPS: &[&[Test]] = &[TESTS, redirect::TESTS, memory::TESTS];
 
 tests! {
     sp_kip_is_where_asked, OtherSpace, "KernelInterface returns the KIP area of the caller's space and preserves all other registers";
