@@ -1,4 +1,4 @@
-//! The table of guest suites, `xtask/suites.toml`.
+//! The table of guest suites, `xtask/suites*.toml`.
 
 use crate::{
     cli::{Boot, Whose},
@@ -115,8 +115,8 @@ struct Table {
     suite: Vec<Suite>,
 }
 
-/// The table is in two files, the second a continuation of the first.
-const FILES: [&str; 2] = ["suites.toml", "suites-tools.toml"];
+/// The table is in several files, each a continuation of the one before.
+const FILES: [&str; 3] = ["suites.toml", "suites-conformance.toml", "suites-tools.toml"];
 
 /// Reads the table.
 pub fn load() -> Result<Vec<Suite>> {
@@ -125,7 +125,7 @@ pub fn load() -> Result<Vec<Suite>> {
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     let text = FILES.into_iter().map(read).collect::<Result<Vec<_>>>()?.concat();
-    parse(&text).with_context(|| FILES.join(" and "))
+    parse(&text).with_context(|| FILES.join(", "))
 }
 
 fn parse(text: &str) -> Result<Vec<Suite>> {
