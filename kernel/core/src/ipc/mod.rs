@@ -5,3 +5,5 @@ pub mod state;
 
 pub use meet::{Awaited, Identity, accepts};
 pub use state::{Key, State};
+#[cfg(test)]
+mod random_tests;

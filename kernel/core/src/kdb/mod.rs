@@ -298,7 +298,7 @@ mod tests {
             state
         };
         let parts = ["tcb", "walk", "0x", "_", "-", " ", "9", "f", "dump", "\t", "\u{fffd}", "?"];
-        for _ in 0..100_000 {
+        for _ in 0..crate::testing::rounds(100_000) {
             let mut line = String::new();
             for _ in 0..next() % 9 {
                 line.push_str(parts[(next() % parts.len() as u64) as usize]);

@@ -151,7 +151,7 @@ mod tests {
         let mut oracle: Vec<VecDeque<u32>> = vec![VecDeque::new(); NR_PRIORITIES];
         let priority = |n: u32| [3u8, 3, 64, 255][n as usize % 4];
         let mut seed = 1u64;
-        for _ in 0..100_000 {
+        for _ in 0..crate::testing::rounds(100_000) {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let n = (seed >> 33) as u32 % 12;
             let t = threads[n as usize];

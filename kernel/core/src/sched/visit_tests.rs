@@ -40,7 +40,7 @@ fn queues_are_seen_whole_and_stay_as_they_are() {
     let (ready, wakeups) = (RunQueue::new(), WakeQueue::new());
     let (mut queued, mut timed) = (BTreeSet::new(), BTreeSet::new());
     let mut state = 0x1234_5678_9ABC_DEF1u64;
-    for _ in 0..20_000 {
+    for _ in 0..crate::testing::rounds(20_000) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;

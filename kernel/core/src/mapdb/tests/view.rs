@@ -4,6 +4,7 @@ use super::random::{Driver, LARGE, SMALL, samples};
 use super::sim::{Shape, Sim};
 use crate::mapdb::env::{Env, SpaceRef};
 use crate::mapdb::view::{Holder, Seen, tree};
+use crate::testing::rounds;
 
 fn holders(sim: &Sim, frame: u64, read: &dyn Fn(u64) -> Option<u64>) -> (Seen, Vec<Holder>) {
     let mut holders = Vec::new();
@@ -44,13 +45,13 @@ fn compare(driver: &Driver) -> usize {
 fn run(shape: Shape, seed: u64) {
     let mut driver = Driver::new(shape, seed);
     let mut pages = 0;
-    for i in 0..30_000 {
+    for i in 0..rounds(30_000) {
         driver.random_op();
         if i % 300 == 0 {
             pages += compare(&driver);
         }
     }
-    assert!(pages > 1000, "hardly anything was mapped: {pages}");
+    assert!(cfg!(miri) || pages > 1000, "hardly anything was mapped: {pages}");
 }
 
 #[test]
@@ -63,12 +64,12 @@ fn the_tree_is_what_the_oracle_says() {
 #[test]
 fn damaged_words_do_no_harm() {
     let mut driver = Driver::new(LARGE, 0x1357);
-    for _ in 0..5_000 {
+    for _ in 0..rounds(5_000) {
         driver.random_op();
     }
     let sim = &driver.sim;
     let mut partial = 0;
-    for round in 0..2_000u64 {
+    for round in 0..rounds(2_000) as u64 {
         let frame = samples()[round as usize % samples().len()];
         let reads = std::cell::Cell::new(0u64);
         let (seen, _) = holders(sim, frame, &|at| {
@@ -85,5 +86,5 @@ fn damaged_words_do_no_harm() {
         assert!(reads.get() < 100_000, "a look without end");
         partial += usize::from(seen == Seen::Part);
     }
-    assert!(partial > 100);
+    assert!(cfg!(miri) || partial > 100);
 }
