@@ -3,6 +3,9 @@
 //! A lock that only spins stops a CPU for good when the thread that spins has a higher priority than the one that
 //! was preempted while it held the lock: on that CPU nobody else ever runs. So who does not get a lock
 //! soon sleeps a little between attempts, which lets every other thread run.
+//!
+//! A thread that is deleted while it holds a lock leaves it locked for good. Who deletes threads at any moment gives
+//! them nothing to do that locks; checks of addresses (`arch::poke`) therefore take no lock.
 
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU64, Ordering};

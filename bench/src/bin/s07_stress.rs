@@ -269,6 +269,9 @@ fn finish() -> bool {
         looks += 1;
     }
     let stuck = (0..ALL).filter(|&n| !moving(n)).count();
+    if stuck > 0 {
+        describe();
+    }
     report("s07_progress", stuck == 0, format_args!("{stuck} threads stuck, seed {seed:#x}"));
     let astray = (SERVERS..ALL)
         .filter(|&n| WHERE[n].load(Ordering::Relaxed) != (n % topology::cpu_count()) as u64)
@@ -280,6 +283,15 @@ fn finish() -> bool {
     }
     report("s07_deletion", deleted, format_args!("all threads deleted"));
     all_ok
+}
+
+/// Where everybody stands, for whoever looks into a standstill.
+fn describe() {
+    for (n, id) in (0..ALL).map(id_of).chain([pager()]).enumerate() {
+        let state = sys::schedule(id, Schedule::default());
+        let seen = sys::exchange_registers(id, Exregs::default());
+        println!("  thread {n}: {state:?}, {seen:x?}");
+    }
 }
 
 /// What the server makes of a word.

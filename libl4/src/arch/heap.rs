@@ -24,6 +24,36 @@ const SHARED_COUNT: usize = 64;
 /// Start of a shared heap's area that holds the heap itself: one page.
 const HEAD_SIZE: usize = 4096;
 
+/// The addresses of a heap, to be asked without its lock: whoever is deleted while it holds a lock leaves it
+/// locked, and a check of an address must not be what the others then wait for.
+struct Extent {
+    bottom: AtomicUsize,
+    /// Only grows; 0 = no heap. Written last, so who sees it sees `bottom`.
+    top: AtomicUsize,
+}
+
+impl Extent {
+    const fn none() -> Self {
+        Self { bottom: AtomicUsize::new(0), top: AtomicUsize::new(0) }
+    }
+
+    fn set(&self, bottom: usize, top: usize) {
+        self.bottom.store(bottom, Ordering::Relaxed);
+        self.top.store(top, Ordering::Release);
+    }
+
+    /// Whether `[from, to)` has a byte in common with it.
+    fn overlaps(&self, from: usize, to: usize) -> bool {
+        let top = self.top.load(Ordering::Acquire);
+        from < top && to > self.bottom.load(Ordering::Relaxed)
+    }
+}
+
+/// Where the program's own heap lies.
+static OWN: Extent = Extent::none();
+/// Where the shared heap lies in which the program allocates.
+static SHARED: Extent = Extent::none();
+
 struct ProgramHeap {
     own: LockedHeap,
     /// The shared heap that is used instead of the own; 0 = none.
@@ -81,6 +111,7 @@ pub(crate) fn give(base: usize, size: usize) -> bool {
     if heap.size() == 0 {
         // SAFETY: `heap::give` hands in memory that is mapped for good and used by nobody else.
         unsafe { heap.init(base as *mut u8, size) };
+        OWN.set(base, base + size);
         return true;
     }
     if heap.top() as usize != base {
@@ -88,6 +119,7 @@ pub(crate) fn give(base: usize, size: usize) -> bool {
     }
     // SAFETY: as above, and the region continues the one that the heap has.
     unsafe { heap.extend(size) };
+    OWN.set(heap.bottom() as usize, base + size);
     true
 }
 
@@ -105,16 +137,15 @@ pub(crate) fn use_shared(node: usize, size: usize) -> bool {
         heap.lock().heap().init((at + HEAD_SIZE) as *mut u8, size - HEAD_SIZE);
         (at as *mut LockedHeap).write(heap);
     }
+    SHARED.set(at, at + size);
     HEAP.shared.store(at, Ordering::Release);
     true
 }
 
-/// Whether `bytes` bytes at `addr` would touch the program's heap.
+/// Whether `bytes` bytes at `addr` would touch a heap in which the program allocates or did.
 pub(crate) fn contains(addr: u64, bytes: u64) -> bool {
-    let mut classes = HEAP.current().lock();
-    let heap = classes.heap();
-    let end = addr.saturating_add(bytes);
-    heap.size() != 0 && end > heap.bottom() as u64 && addr < heap.top() as u64
+    let (from, to) = (addr as usize, addr.saturating_add(bytes) as usize);
+    OWN.overlaps(from, to) || SHARED.overlaps(from, to)
 }
 
 /// Bytes free.
