@@ -7,7 +7,8 @@ use l4abi::{NodeId, Rights};
 pub const PAGE_LOG2: u8 = 12;
 
 /// Most nodes the protocol serves: a [`NodeSet`] is one word.
-pub const MAX_NODES: usize = 64;
+pub use l4abi::id::MAX_NODES;
+const _: () = assert!(MAX_NODES <= u64::BITS as usize);
 
 /// A task: all threads and spaces of one application (numa-l4 4.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]

@@ -3,6 +3,7 @@
 
 use crate::config::ThreadNumbers;
 use crate::ids::{Frame, PAGE_LOG2};
+use l4abi::id::{MAX_CPUS, MAX_NODES};
 use l4abi::{CpuId, NodeId, ThreadId, ThreadNo};
 
 /// Where all pagers have the pool of node 0: all pools at the same addresses everywhere
@@ -27,8 +28,10 @@ pub const THREADS_PER_NODE: u32 = 256;
 /// Most threads of a program without application pager.
 pub const PLAIN_THREADS: u32 = 16;
 
-const MAX_CPUS: u32 = 256;
-const MAX_NODES: u32 = 64;
+/// Numbers of system call servers.
+const CPU_NUMBERS: u32 = MAX_CPUS as u32;
+/// Numbers of starters, and blocks of numbers of pagers.
+const NODE_NUMBERS: u32 = MAX_NODES as u32;
 
 /// The address of a frame in every pager.
 #[must_use]
@@ -58,13 +61,13 @@ impl Numbers {
     /// The root task's worker thread that starts the pager of a node.
     #[must_use]
     pub const fn starter(self, node: NodeId) -> ThreadId {
-        Self::id(self.base + MAX_CPUS + node.0 as u32)
+        Self::id(self.base + CPU_NUMBERS + node.0 as u32)
     }
 
     /// A lane of a node's pager.
     #[must_use]
     pub const fn lane(self, node: NodeId, lane: u8) -> ThreadId {
-        let block = self.base + MAX_CPUS + MAX_NODES;
+        let block = self.base + CPU_NUMBERS + NODE_NUMBERS;
         Self::id(block + node.0 as u32 * (MAX_LANES as u32 + 1) + lane as u32)
     }
 
@@ -77,7 +80,7 @@ impl Numbers {
     /// The pager, of this many, that a thread belongs to.
     #[must_use]
     pub fn pager_of(self, thread: ThreadId, nodes: u8) -> Option<NodeId> {
-        let offset = thread.number().0.checked_sub(self.base + MAX_CPUS + MAX_NODES)?;
+        let offset = thread.number().0.checked_sub(self.base + CPU_NUMBERS + NODE_NUMBERS)?;
         let node = offset / (u32::from(MAX_LANES) + 1);
         (node < u32::from(nodes)).then_some(NodeId(node as u8))
     }
@@ -92,7 +95,7 @@ impl Numbers {
     /// Thread number `thread` of program `index`, which has no pager but the root task.
     #[must_use]
     pub const fn plain(self, index: u32, thread: u32) -> ThreadId {
-        let first = self.tasks().base + MAX_NODES * THREADS_PER_NODE;
+        let first = self.tasks().base + NODE_NUMBERS * THREADS_PER_NODE;
         Self::id(first + index * PLAIN_THREADS + thread)
     }
 

@@ -72,18 +72,17 @@ pub fn init(machine: &Machine, servers: &Servers) -> Result<(), &'static str> {
             let _ = distances.push(topology.distance(from, to));
         }
     }
-    let mut cpu_nodes = FixedVec::<l4abi::NodeId, MAX_CPUS>::new(l4abi::NodeId(0));
+    let mut cpu_nodes = FixedVec::<NodeId, MAX_CPUS>::new(NodeId::new(0));
     let mut processors = FixedVec::<ProcessorDesc, MAX_CPUS>::new(PROCESSOR);
     let khz = clock::tsc_hz() / 1000;
     for cpu in topology.cpus() {
-        let _ = cpu_nodes.push(l4abi::NodeId(cpu.node.get()));
+        let _ = cpu_nodes.push(cpu.node);
         let _ = processors.push(ProcessorDesc { external_khz: khz, internal_khz: khz });
     }
     let mut ranges = FixedVec::<NodeRange, MAX_DESCRIPTORS>::new(NODE_RANGE);
     for run in topology.ranges() {
         let (low, end) = (run.range.start.as_u64(), run.range.end.as_u64());
-        let node = l4abi::NodeId(run.node.get());
-        let _ = ranges.push(NodeRange { node, low, last: end - 1 });
+        let _ = ranges.push(NodeRange { node: run.node, low, last: end - 1 });
     }
     let params = KipParams {
         threads: ThreadRanges::with_irq_lines(crate::irq::system_base()),
@@ -115,7 +114,7 @@ pub fn init(machine: &Machine, servers: &Servers) -> Result<(), &'static str> {
 }
 
 const PROCESSOR: ProcessorDesc = ProcessorDesc { external_khz: 0, internal_khz: 0 };
-const NODE_RANGE: NodeRange = NodeRange { node: l4abi::NodeId(0), low: 0, last: 0 };
+const NODE_RANGE: NodeRange = NodeRange { node: NodeId::new(0), low: 0, last: 0 };
 
 /// Memory descriptors; later ones override earlier ones (reference 3.2).
 fn descriptors(servers: &Servers) -> FixedVec<MemoryDesc, MAX_DESCRIPTORS> {

@@ -11,7 +11,10 @@
 //! 0xFFFF_FFFF_C000_0000  TCB array, 1 GiB              leaves per node, absent ones shared
 //! ```
 
-use crate::types::{PhysAddr, VirtAddr};
+/// Most nodes and CPUs; a thread number's bits; numbers that are reserved for kernel threads.
+pub use l4abi::id::{KERNEL_THREADS, MAX_CPUS, MAX_NODES, THREAD_NO_BITS};
+
+use crate::types::{PhysAddr, ThreadNo, VirtAddr};
 
 /// Bytes of the smallest hardware page.
 pub const PAGE_SIZE: u64 = 4096;
@@ -22,21 +25,13 @@ pub const PAGE_SIZE_2M: u64 = 1 << 21;
 /// Bytes of the largest hardware page.
 pub const PAGE_SIZE_1G: u64 = 1 << 30;
 
-/// Most nodes the kernel runs with.
-pub const MAX_NODES: usize = 64;
-/// Most CPUs the kernel runs with.
-pub const MAX_CPUS: usize = 256;
 /// Most memory ranges (per list) the kernel keeps from the firmware's tables.
 pub const MAX_RANGES: usize = 256;
 
-/// Valid bits of a thread number (`t` of the KIP's ThreadInfo).
-pub const THREAD_BITS: u32 = 18;
 /// Slots of the TCB array.
-pub const NR_THREADS: u64 = 1 << THREAD_BITS;
+pub const NR_THREADS: u64 = 1 << THREAD_NO_BITS;
 /// Most interrupt threads: SystemBase never exceeds this.
 pub const MAX_SYSTEM_BASE: u32 = 128;
-/// `UserBase - SystemBase`: numbers reserved for kernel threads.
-pub const KERNEL_THREADS: u32 = 32;
 
 /// First address after the lower canonical half.
 pub const USER_END: VirtAddr = VirtAddr::new(0x0000_8000_0000_0000);
@@ -68,6 +63,12 @@ pub const DEVICE_AREA_END: VirtAddr = VirtAddr::new(0xFFFF_FFFF_C000_0000);
 pub const TCB_AREA: VirtAddr = VirtAddr::new(0xFFFF_FFFF_C000_0000);
 /// Bytes of a TCB slot: the smallest page, so that a TCB can be moved alone (numa-l4 4.1.4).
 pub const TCB_SIZE: u64 = PAGE_SIZE;
+
+/// The slot of a thread in the TCB array; only the valid bits of the number count.
+#[inline(always)]
+pub const fn tcb_slot(number: ThreadNo) -> VirtAddr {
+    TCB_AREA.offset((number.get() as u64 & (NR_THREADS - 1)) * TCB_SIZE)
+}
 
 /// Root table entries from here on are the kernel half.
 pub const KERNEL_ROOT_INDEX: usize = 256;
@@ -154,6 +155,9 @@ pub const EXIT_PANIC: u32 = 0x12;
 const _: () = {
     use cpu_local as c;
     assert!(NR_THREADS * TCB_SIZE == 0u64.wrapping_sub(TCB_AREA.as_u64()));
+    assert!(tcb_slot(ThreadNo::new(0)).as_u64() == TCB_AREA.as_u64());
+    assert!(tcb_slot(ThreadNo::new(0x3_FFFF)).as_u64() == 0xFFFF_FFFF_FFFF_F000);
+    assert!(tcb_slot(ThreadNo::new(0x4_0001)).as_u64() == TCB_AREA.as_u64() + TCB_SIZE);
     assert!(c::TSS + c::TSS_SIZE == c::IO_BITMAP && c::TSS >= c::TSS_PAGE);
     assert!(c::GDT_PAGE + PAGE_SIZE < c::KERNEL_STACK);
     assert!(c::KERNEL_STACK_TOP + PAGE_SIZE <= c::NMI_STACK);

@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+pub use l4abi::{CpuId, NodeId, ThreadNo};
+
 use crate::layout::{PAGE_SIZE, PHYS_OFFSET};
 
 /// A physical address in bytes. Also used for frame numbers times the page size.
@@ -212,61 +214,26 @@ impl fmt::Display for PhysRange {
     }
 }
 
-macro_rules! number {
-    ($(#[$doc:meta])* $name:ident($repr:ty)) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-        #[repr(transparent)]
-        pub struct $name($repr);
+/// A local APIC id, 32 bits wide in x2APIC mode.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct ApicId(u32);
 
-        impl $name {
-            /// Wraps a number.
-            pub const fn new(number: $repr) -> Self {
-                Self(number)
-            }
+impl ApicId {
+    /// Wraps a number.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
 
-            /// The plain number.
-            pub const fn get(self) -> $repr {
-                self.0
-            }
-
-            /// The number as an index.
-            pub const fn index(self) -> usize {
-                self.0 as usize
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&self.0, f)
-            }
-        }
-    };
+    /// The plain number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
 }
 
-number! {
-    /// Dense number of a node, `0..MAX_NODES`; not the proximity domain of the firmware.
-    NodeId(u8)
-}
-number! {
-    /// Dense number of a CPU, `0..MAX_CPUS`; the bootstrap processor is 0.
-    CpuId(u16)
-}
-number! {
-    /// Local APIC id, 32 bits wide in x2APIC mode.
-    ApicId(u32)
-}
-number! {
-    /// Number of a thread: index into the TCB array (reference 1.1; 18 bits are valid).
-    ThreadNo(u32)
-}
-
-impl ThreadNo {
-    /// Address of the thread's TCB slot in the virtual array; only the low
-    /// [`crate::layout::THREAD_BITS`] bits of the number count.
-    pub const fn tcb(self) -> VirtAddr {
-        let slot = self.0 as u64 & (crate::layout::NR_THREADS - 1);
-        VirtAddr(crate::layout::TCB_AREA.as_u64() + slot * crate::layout::TCB_SIZE)
+impl fmt::Display for ApicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
@@ -298,12 +265,5 @@ mod tests {
         assert!(r.overlaps(PhysRange::from_len(0x47FF, 1)));
         assert!(!r.overlaps(PhysRange::from_len(0x4800, 1)));
         assert!(PhysRange::new(PhysAddr::new(5), PhysAddr::new(4)).is_empty());
-    }
-
-    #[test]
-    fn tcb_slots() {
-        assert_eq!(ThreadNo::new(0).tcb(), crate::layout::TCB_AREA);
-        assert_eq!(ThreadNo::new(0x3FFFF).tcb().as_u64(), 0xFFFF_FFFF_FFFF_F000);
-        assert_eq!(ThreadNo::new(0x40001).tcb(), ThreadNo::new(1).tcb());
     }
 }

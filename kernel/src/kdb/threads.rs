@@ -41,8 +41,7 @@ impl fmt::Display for Flags {
 /// The thread, if there is one; else says so.
 pub fn find(out: &mut impl Write, wanted: Thread) -> Result<Option<TcbRef>, fmt::Error> {
     let number = kcore::types::ThreadNo::new(wanted.number());
-    let valid = u64::from(wanted.number()) < kcore::layout::NR_THREADS;
-    let found = valid.then(|| thread::present(number)).flatten();
+    let found = number.is_valid().then(|| thread::present(number)).flatten();
     if found.is_none() {
         writeln!(out, "there is no thread {:#x}", wanted.0)?;
     }

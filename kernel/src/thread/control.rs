@@ -65,7 +65,7 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
         return next;
     }
     let first = crate::irq::user_base();
-    let done = if number.wrapping_sub(first) >= (1 << kcore::layout::THREAD_BITS) - first {
+    let done = if number.wrapping_sub(first) >= kcore::layout::NR_THREADS as u32 - first {
         interrupt(me, dest)
     } else if me.reg(reg::R8) == 0 {
         match exists {

@@ -2,8 +2,8 @@
 
 #![expect(unsafe_code, reason = "thread numbers become references to always-mapped slots")]
 
-use kcore::layout::{TCB_AREA, THREAD_BITS};
-use kcore::types::{PhysAddr, VirtAddr};
+use kcore::layout::tcb_slot;
+use kcore::types::{PhysAddr, ThreadNo, VirtAddr};
 
 use crate::arch::x86_64::cpulocal::forget_page;
 use crate::thread::tcb::{Tcb, TcbRef};
@@ -12,11 +12,11 @@ use crate::thread::tcb::{Tcb, TcbRef};
 /// of zeros, in which the id never matches.
 #[inline(always)]
 pub fn slot(number: u32) -> TcbRef {
-    let index = u64::from(number) & ((1 << THREAD_BITS) - 1);
+    let at = tcb_slot(ThreadNo::new(number)).as_u64();
     // SAFETY: every slot of the array is mapped at all times, to a TCB or to the shared zero page, and both
     // are valid `Tcb`s (all-zero is: `Option`s are none, enums have a variant 0, no references). TCBs are
     // changed through `Cell`s by their owning CPU with interrupts off, and through atomics by others.
-    unsafe { &*((TCB_AREA.as_u64() + index * 4096) as *const Tcb) }
+    unsafe { &*(at as *const Tcb) }
 }
 
 /// The TCB in the page at pool-window address `at`: right on every CPU, whatever it has cached of the array.

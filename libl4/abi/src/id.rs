@@ -8,52 +8,66 @@ pub const THREAD_NO_BITS: u32 = 18;
 /// Distance between SystemBase and UserBase (architecture 3).
 pub const KERNEL_THREADS: u32 = 32;
 
-/// Number of thread numbers, and so of slots in the TCB array.
-pub const THREAD_NO_COUNT: usize = 1 << THREAD_NO_BITS;
+/// Most nodes that the kernel runs with.
+pub const MAX_NODES: usize = 64;
+/// Most processors that the kernel runs with.
+pub const MAX_CPUS: usize = 256;
 
-/// A thread number: the upper half of a global thread id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
-#[repr(transparent)]
-pub struct ThreadNo(pub u32);
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($repr:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
+        #[repr(transparent)]
+        pub struct $name(pub $repr);
+
+        impl $name {
+            /// Wraps a number.
+            #[must_use]
+            pub const fn new(number: $repr) -> Self {
+                Self(number)
+            }
+
+            /// The plain number.
+            #[must_use]
+            pub const fn get(self) -> $repr {
+                self.0
+            }
+
+            /// The number as an index.
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+number! {
+    /// A thread number: the upper half of a global thread id. What a user program wrote there may
+    /// have more than the valid bits: see [`Self::is_valid`].
+    ThreadNo(u32)
+}
+number! {
+    /// A processor number, 0 to n-1 (ref 1.8); the bootstrap processor is 0.
+    CpuId(u16)
+}
+number! {
+    /// A node number. Nodes are numbered densely from 0 in the order of their firmware ids
+    /// (proximity domains).
+    NodeId(u8)
+}
 
 impl ThreadNo {
-    /// The number as an index, reduced to the valid bits: a lookup may use it unchecked and must
-    /// then compare the whole id (ref 1.1).
-    #[must_use]
-    pub const fn index(self) -> usize {
-        (self.0 as usize) & (THREAD_NO_COUNT - 1)
-    }
-
     /// Whether the number fits into the valid bits.
     #[must_use]
     pub const fn is_valid(self) -> bool {
-        (self.0 as usize) < THREAD_NO_COUNT
-    }
-}
-
-/// A processor number, 0 to n-1 (ref 1.8).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
-#[repr(transparent)]
-pub struct CpuId(pub u16);
-
-impl CpuId {
-    /// The number as an index.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// A node number. Nodes are numbered densely from 0 in the order of their firmware ids.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
-#[repr(transparent)]
-pub struct NodeId(pub u8);
-
-impl NodeId {
-    /// The number as an index.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self.0 as usize
+        self.0 < 1 << THREAD_NO_BITS
     }
 }
 
@@ -293,8 +307,8 @@ mod tests {
     }
 
     #[test]
-    fn index_is_masked() {
-        assert_eq!(ThreadNo(0xFFFF_FFFF).index(), THREAD_NO_COUNT - 1);
+    fn valid_numbers() {
+        assert!(ThreadNo((1 << 18) - 1).is_valid());
         assert!(!ThreadNo(1 << 18).is_valid());
     }
 }

@@ -11,8 +11,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kcore::layout::{MAX_NODES, TABLE_ENTRIES};
-use kcore::types::{NodeId, PhysAddr, ThreadNo, VirtAddr};
+use kcore::layout::{MAX_NODES, TABLE_ENTRIES, tcb_slot};
+use kcore::types::{NodeId, PhysAddr, ThreadNo};
 use spin::Mutex;
 
 use super::cpulocal;
@@ -175,7 +175,7 @@ pub fn unmap(number: ThreadNo) {
 
 #[inline(always)]
 fn forget(number: ThreadNo) {
-    cpulocal::forget_page(VirtAddr::new(number.tcb().as_u64()));
+    cpulocal::forget_page(tcb_slot(number));
 }
 
 /// Shows `page` in the slot of `number` on every node instead of the page there.
