@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 /// Checks that `[at, at + bytes)` is outside of everything Rust objects live in.
-fn check_foreign(at: u64, bytes: u64) {
+pub(super) fn check_foreign(at: u64, bytes: u64) {
     let (first, last) = super::image_range();
     let end = at.checked_add(bytes).expect("a range that wraps around");
     assert!(end <= first || at > last, "write into the image");

@@ -16,6 +16,7 @@ pub(crate) mod heap;
 pub mod marker;
 mod memory;
 pub mod probe;
+pub mod timing;
 
 #[cfg(target_os = "none")]
 pub use area::{Area, Owned};
