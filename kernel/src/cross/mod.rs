@@ -132,8 +132,7 @@ pub fn stop_looking(cpu: &PerCpu) -> bool {
     if !mailbox.is_promised() {
         return false;
     }
-    mailbox.withdraw();
-    let something = !mailbox.is_empty();
+    let something = mailbox.stop_looking();
     if something {
         serve(cpu);
     }
@@ -149,8 +148,7 @@ pub fn idle(cpu: &PerCpu) -> Option<(TcbRef, u64)> {
     loop {
         let now = time::now_us();
         if let Some(parcel) = shared.mailbox.last() {
-            shared.mailbox.withdraw();
-            if let Some(t) = short::arrive(cpu, parcel) {
+            if let Some(t) = let_in(cpu, parcel) {
                 return Some((t, now));
             }
             break;
@@ -160,10 +158,9 @@ pub fn idle(cpu: &PerCpu) -> Option<(TcbRef, u64)> {
             if shared.mailbox.may_sleep() {
                 cpulocal::wait_for_interrupt();
             }
-            shared.mailbox.withdraw();
             if cpu.ready.highest().is_none()
                 && let Some(parcel) = shared.mailbox.last()
-                && let Some(t) = short::arrive(cpu, parcel)
+                && let Some(t) = let_in(cpu, parcel)
             {
                 return Some((t, time::now_us()));
             }
@@ -171,8 +168,21 @@ pub fn idle(cpu: &PerCpu) -> Option<(TcbRef, u64)> {
         }
         core::hint::spin_loop();
     }
+    // Under the promise, if it stands: `stop_looking` takes it back when somebody is to run.
     poll(cpu);
     None
+}
+
+/// Lets in the thread that lies in the mailbox, by the short way if that is all there is. It is taken out under the promise,
+/// so that its sender does not ring; if others came under the promise, it is queued and they are looked at.
+#[inline(always)]
+fn let_in(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
+    let t = short::arrive(cpu, parcel)?;
+    if cpu::this().shared.mailbox.stop_looking() {
+        sched::enqueue(cpu, t);
+        return None;
+    }
+    Some(t)
 }
 
 /// Somebody should run after work for another CPU: he is queued, the interrupted thread goes on if it can.

@@ -182,6 +182,83 @@ fn nobody_sleeps_on_a_letter() {
     });
 }
 
+/// A CPU that looks, as the idle loop does: fetches a letter if it is the only one, everything else otherwise, takes its
+/// promise back, and looks again if something came under it. Answers how many it got.
+fn look(mailbox: &Mailbox<AtomicU64>, early: bool) -> usize {
+    while mailbox.is_empty() {
+        thread::yield_now();
+    }
+    let mut got = 0;
+    // What it was before: the promise ended when the letter was seen.
+    if early {
+        mailbox.withdraw();
+    }
+    if let Some(l) = mailbox.last::<Slip>()
+        && is_only(l)
+        && mailbox.remove(l)
+    {
+        got += 1;
+    } else {
+        got += mailbox.take::<Slip>().count();
+    }
+    if mailbox.stop_looking() {
+        got += mailbox.take::<Slip>().count();
+    }
+    got
+}
+
+#[test]
+fn a_letter_that_was_fetched_under_the_promise_is_not_rung_for() {
+    let rung = |early| {
+        let mailbox = mailbox();
+        mailbox.promise();
+        let producer = {
+            let mailbox = mailbox.clone();
+            thread::spawn(move || mailbox.push(Slip(1)) == Ring::Needed)
+        };
+        assert_eq!(look(&mailbox, early), 1);
+        producer.join().unwrap()
+    };
+    model("one letter, one that looks", move || {
+        assert!(!rung(false), "an interrupt although the other looked");
+    });
+    let found = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let seen = found.clone();
+    model("the same, promise withdrawn too early", move || {
+        seen.fetch_add(u64::from(rung(true)), Ordering::Relaxed);
+    });
+    assert!(found.load(Ordering::Relaxed) > 0, "the model does not show what it is for");
+}
+
+#[test]
+fn who_stops_looking_is_rung_for_what_it_has_not_seen() {
+    model("two letters, one that stops looking", || {
+        let mailbox = mailbox();
+        mailbox.promise();
+        let bell = Arc::new(AtomicU64::new(0));
+        let producers: Vec<_> = [1, 2]
+            .into_iter()
+            .map(|l| {
+                let (mailbox, bell) = (mailbox.clone(), bell.clone());
+                thread::spawn(move || {
+                    if mailbox.push(Slip(l)) == Ring::Needed {
+                        bell.store(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        let mut got = look(&mailbox, false);
+        for p in producers {
+            p.join().unwrap();
+        }
+        if !mailbox.is_empty() {
+            assert_eq!(bell.load(Ordering::SeqCst), 1, "a letter and no bell");
+        }
+        got += mailbox.take::<Slip>().count();
+        assert_eq!(got, 2, "nothing lost, nothing twice");
+    });
+}
+
 #[test]
 fn acknowledged_means_flushed() {
     model("shootdown", || {

@@ -8,6 +8,10 @@
 //! more; a producer pushes, then reads the promise. One of the two sees the other, in every order (Dekker;
 //! all of these accesses are sequentially consistent). Only the producer that found the mailbox empty rings: if it
 //! was not empty, whoever filled it has rung or has seen the promise.
+//!
+//! A consumer that looks takes the letter out *before* it withdraws its promise ([`Mailbox::stop_looking`] then looks
+//! once more), and a producer that finds no promise looks whether anything still lies there before it rings. So a letter that
+//! was fetched under the promise is never rung for, however long the producer took to ask for the promise.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -104,7 +108,9 @@ impl<W: Word> Mailbox<W> {
                 Err(found) => head = found,
             }
         }
-        if head == 0 && self.looking.load() != LOOKING { Ring::Needed } else { Ring::Not }
+        // An empty mailbox: the letter was fetched between the exchange and here, and the promise was over then.
+        let alone = head == 0 && self.looking.load() != LOOKING && !self.is_empty();
+        if alone { Ring::Needed } else { Ring::Not }
     }
 
     /// Whether nothing is in it.
@@ -161,6 +167,15 @@ impl<W: Word> Mailbox<W> {
     #[inline]
     pub fn withdraw(&self) {
         self.looking.store(0);
+    }
+
+    /// The consumer has something to run: it withdraws its promise. True if something came while the promise stood, for
+    /// which nobody rings.
+    #[inline(always)]
+    #[must_use]
+    pub fn stop_looking(&self) -> bool {
+        self.withdraw();
+        !self.is_empty()
     }
 
     /// The consumer wants to sleep until it is rung. False if there is something to do instead; the promise holds
