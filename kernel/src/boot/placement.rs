@@ -142,12 +142,13 @@ pub fn observe() {
         let phys = if item == Item::Root {
             regs::cr3()
         } else {
-            let Some(at) = tables::walk_live(VirtAddr::new(virt)) else { continue };
-            for table in at.tables.into_iter().filter(|&table| table != PhysAddr::ZERO) {
+            let walk = tables::walk_live(VirtAddr::new(virt));
+            let Some(phys) = walk.phys() else { continue };
+            for &table in walk.tables() {
                 met += 1;
                 local += u32::from(topology.node_of(table) == Some(node));
             }
-            at.phys
+            phys
         };
         found.phys[item as usize].store(phys.as_u64(), Ordering::Relaxed);
     }

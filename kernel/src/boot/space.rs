@@ -1,13 +1,13 @@
 //! The stage that builds every node's and every CPU's address space.
 
 use kcore::layout::PAGE_SIZE;
-use kcore::pool::Pools;
+use kcore::paging::MapError;
+use kcore::pool::{OutOfMemory, Pools};
 use kcore::types::{CpuId, NodeId, PhysAddr};
 
 use super::{fatal, placement, stages};
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::paging::{self, Devices, ImageHome, NodeParts, NodeSpace, NodeSpaces};
-use crate::arch::x86_64::tables::TableError;
 use crate::arch::x86_64::{apic, cpu_start, image, tcb_area, trampoline};
 use crate::cpu::{Identity, NodePage};
 use crate::machine::Machine;
@@ -38,7 +38,7 @@ pub fn address_space(pools: stages::Pools, window: BootWindow) -> ! {
             }
         };
         let table_node = if machine.options.page_table_replication { node } else { first };
-        let space = home.and_then(|image| {
+        let space = home.map_err(MapError::from).and_then(|image| {
             paging::build_node_space(
                 &mut |count| memory::alloc_pages_of(directory, node, count).ok(),
                 &mut || memory::alloc_pages_of(directory, table_node, 1).ok(),
@@ -88,9 +88,9 @@ fn alloc(
     directory: &Pools,
     node: NodeId,
     part: core::ops::Range<u64>,
-) -> Result<PhysAddr, TableError> {
+) -> Result<PhysAddr, OutOfMemory> {
     let pages = (part.end - part.start) / PAGE_SIZE;
-    memory::alloc_pages_of(directory, node, pages).map_err(|_| TableError::OutOfMemory)
+    memory::alloc_pages_of(directory, node, pages)
 }
 
 /// Copies the kernel's text and read-only data into a node. `writable` is where the data are that all share; the node
@@ -100,7 +100,7 @@ fn replicate(
     node: NodeId,
     writable: PhysAddr,
     share_sealed: bool,
-) -> Result<ImageHome, TableError> {
+) -> Result<ImageHome, OutOfMemory> {
     let copy = |part: core::ops::Range<u64>| {
         let phys = alloc(directory, node, part.clone())?;
         paging::copy_image(part, phys);

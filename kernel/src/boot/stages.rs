@@ -101,8 +101,8 @@ pub fn memory_map(options: Options, handoff: &Handoff, window: &BootWindow) -> M
     map.archive = handoff.archive.map(|(start, len)| PhysRange::from_len(start, len));
     let image = [image::text(), image::rodata(), image::writable()];
     for virt in image.into_iter().flat_map(|range| range.step_by(PAGE_SIZE as usize)) {
-        if let Some(at) = tables::walk_boot(window, virt) {
-            keep(&mut map.until_switch, PhysRange::from_len(at.phys.as_u64(), PAGE_SIZE));
+        if let Some(phys) = tables::walk_boot(window, virt).phys() {
+            keep(&mut map.until_switch, PhysRange::from_len(phys.as_u64(), PAGE_SIZE));
         }
     }
     if let Some(archive) = map.archive {

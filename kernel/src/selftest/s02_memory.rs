@@ -3,13 +3,14 @@
 use core::sync::atomic::Ordering;
 
 use kcore::layout::{self, CPU_LOCAL, PAGE_SIZE, cpu_local};
+use kcore::paging::Flags;
 use kcore::pool::{FreeError, OutOfMemory};
 use kcore::types::{CpuId, NodeId, PhysAddr};
 
 use super::tables::{self, Found};
 use super::{Text, Verdict, check, seen};
 use crate::arch::x86_64::selftest::{self as probe, Leaf};
-use crate::arch::x86_64::tables::{Flags, walk_live};
+use crate::arch::x86_64::tables::walk_live;
 use crate::arch::x86_64::{image, paging, regs};
 use crate::boot::placement::Item;
 use crate::memory::home;
@@ -52,9 +53,9 @@ fn obeys(leaf: &Leaf) -> Result<(), Text> {
     let user_word = CPU_LOCAL.as_u64() + cpu_local::USER_WORD;
     let for_user = at == layout::STUB_PAGE.as_u64() || at == user_word;
     check!(
-        has(Flags::USER) == for_user,
+        has(Flags::USER_ACCESSIBLE) == for_user,
         "{at:#x}: user level may {}reach it",
-        not(!has(Flags::USER))
+        not(!has(Flags::USER_ACCESSIBLE))
     );
     let executable = image::text().contains(&at) || at == layout::STUB_PAGE.as_u64();
     check!(has(Flags::NO_EXECUTE) != executable, "{at:#x} may {}be executed", not(!executable));
@@ -85,21 +86,21 @@ pub fn attributes() -> Verdict {
 pub fn windows() -> Verdict {
     let identity = &cpu::this().identity;
     let at = |offset: u64| walk_live(CPU_LOCAL.offset(offset));
-    let block = at(cpu_local::BLOCK).map(|t| t.phys.window().as_u64());
+    let block = at(cpu_local::BLOCK).phys().map(|phys| phys.window().as_u64());
     check!(block == Some(identity.pool_address), "the CPU block is at {block:x?}");
     let pages = cpu_local::BLOCK_SIZE / PAGE_SIZE;
     for page in 0..pages {
-        let here = at(page * PAGE_SIZE).map(|t| t.phys.window().as_u64());
+        let here = at(page * PAGE_SIZE).phys().map(|phys| phys.window().as_u64());
         let want = identity.pool_address + page * PAGE_SIZE;
         check!(here == Some(want), "page {page} of the CPU block is at {here:x?}");
     }
-    let (Some(alias), Some(word)) = (at(cpu_local::USER_WORD_ALIAS), at(cpu_local::USER_WORD))
-    else {
+    let (alias, word) = (at(cpu_local::USER_WORD_ALIAS), at(cpu_local::USER_WORD));
+    let (Some(here), Some(there)) = (alias.phys(), word.phys()) else {
         return Err(Text::new(format_args!("the user word is not mapped")));
     };
-    check!(alias.phys == word.phys, "the user word is at {} and {}", alias.phys, word.phys);
-    check!(!word.flags.contains(Flags::WRITABLE), "user level may write the user word");
-    check!(alias.flags.contains(Flags::WRITABLE), "the kernel may not write the user word");
+    check!(here == there, "the user word is at {here} and {there}");
+    check!(!word.rights.write, "user level may write the user word");
+    check!(alias.rights.write, "the kernel may not write the user word");
     check!(cpu::node_page().node == u32::from(identity.node.get()), "another node's CPU table");
     seen!("{pages} pages of the block")
 }

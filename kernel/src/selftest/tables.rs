@@ -1,13 +1,11 @@
 //! Looks at every mapping that this CPU's tables contain.
 
 use kcore::layout::{PAGE_SIZE, TABLE_ENTRIES};
+use kcore::paging::{ADDRESS, Flags};
 use kcore::types::{PhysAddr, VirtAddr};
 
 use crate::arch::x86_64::regs;
 use crate::arch::x86_64::selftest::{Leaf, pool_bytes};
-use crate::arch::x86_64::tables::Flags;
-
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// What a look at the tables tells of.
 pub enum Found {
@@ -21,7 +19,7 @@ pub enum Found {
 
 /// Tells `visit` of everything that the root table in CR3 leads to, depth first; it may stop the walk.
 pub fn visit<E>(visit: &mut dyn FnMut(Found) -> Result<(), E>) -> Result<(), E> {
-    let all = Flags::WRITABLE | Flags::USER;
+    let all = Flags::WRITABLE | Flags::USER_ACCESSIBLE;
     table(regs::cr3(), 4, 0, all, visit)
 }
 
@@ -45,11 +43,11 @@ fn table<E>(
         if level == 4 && index >= TABLE_ENTRIES / 2 {
             virt |= 0xffff_0000_0000_0000;
         }
-        let restricting = Flags::WRITABLE | Flags::USER;
+        let restricting = Flags::WRITABLE | Flags::USER_ACCESSIBLE;
         // Allowed by all levels; forbidden to execute by any.
         let here = (flags.difference(restricting) | flags & restricting & allowed)
             | allowed & Flags::NO_EXECUTE;
-        if level > 1 && !flags.contains(Flags::LARGE) {
+        if level > 1 && !flags.contains(Flags::HUGE_PAGE) {
             let next = PhysAddr::new(bits & ADDRESS);
             table(next, level - 1, virt, here & (restricting | Flags::NO_EXECUTE), visit)?;
             continue;

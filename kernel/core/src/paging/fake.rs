@@ -41,7 +41,7 @@ impl FakeMemory {
 
     /// A new root.
     pub(super) fn root(&mut self) -> PhysAddr {
-        let root = self.alloc(NodeId::new(0)).unwrap();
+        let root = self.alloc().unwrap();
         self.link(root, 4);
         root
     }
@@ -185,11 +185,6 @@ impl TableMemory for FakeMemory {
         assert!(!live || !old.is_present(), "a plain write replaces a live entry");
     }
 
-    fn swap(&mut self, table: PhysAddr, index: usize, entry: Entry) -> Entry {
-        self.make_noise(table, index);
-        self.store(table, index, entry)
-    }
-
     fn compare_exchange(
         &mut self,
         table: PhysAddr,
@@ -206,7 +201,7 @@ impl TableMemory for FakeMemory {
         Ok(())
     }
 
-    fn alloc(&mut self, _: NodeId) -> Result<PhysAddr, OutOfMemory> {
+    fn alloc(&mut self) -> Result<PhysAddr, OutOfMemory> {
         self.budget = self.budget.checked_sub(1).ok_or(OutOfMemory)?;
         let frame = self.unused.pop().unwrap_or_else(|| {
             self.tables.push(None);

@@ -1,19 +1,14 @@
-//! Page tables of x86-64, 4 levels (SDM 3A 4.5): entries, a mapper, and a walker.
+//! Page tables of x86-64, 4 levels (SDM 3A 4.5): entries, a builder, and a walker.
 //!
-//! The mapper is generic over [`TableMemory`], so the same code builds and changes live tables in
-//! the kernel and is tested on the host, where every single store is watched.
+//! The kernel half of every root is built with this, at boot. User halves belong to the mapping database
+//! ([`crate::mapdb`]), which keeps a shadow beside every table and changes many entries in one step.
 //!
-//! Rules that hold at every moment, because the processor walks the tables meanwhile:
+//! The builder is generic over [`TableMemory`], so the same code runs in the kernel and on the host, where every single
+//! store is watched. Tables may be in use meanwhile, hence:
 //!
 //! * *Never half-made.* A new table is filled before the one store that makes it reachable. A
 //!   walk sees the state before an operation or the state after it, nothing else.
-//! * *Accessed and dirty bits are not lost.* An entry that the processor may be using is changed
-//!   by an atomic exchange or compare-and-exchange, never by read and write.
-//! * *Deferred clean-up.* No operation frees a table that was reachable. It is handed to the
-//!   caller, who frees it after the shootdown (paging-structure caches, SDM 3A 4.10.3).
-//!
-//! What has to be flushed or propagated afterwards is a return value: the old [`Leaf`], the
-//! [`RootEntry`] that other roots of the space must get.
+//! * *Accessed and dirty bits are not lost.* A present entry is changed by compare-and-exchange, never by read and write.
 
 mod mapper;
 mod walk;
@@ -27,23 +22,26 @@ mod tests;
 
 use core::fmt;
 
-pub use mapper::{MapError, Mapper, RootEntry};
+pub use mapper::{MapError, Mapper};
 pub use walk::{Rights, Walk, walk};
 /// Bits of an entry, from the `x86_64` crate.
 pub use x86_64::structures::paging::PageTableFlags as Flags;
 
 use crate::layout::PAGE_SIZE;
 use crate::pool::OutOfMemory;
-use crate::types::{NodeId, PhysAddr};
+use crate::types::PhysAddr;
 
 /// Physical-address bits 51..12 of an entry.
-const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
+pub const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
 
-/// What entries that lead to a table say: the restrictions are in the leaves.
-const TABLE: Flags = Flags::PRESENT.union(Flags::WRITABLE).union(Flags::USER_ACCESSIBLE);
+/// What entries that lead to a table say: the restrictions are in the leaves. ACCESSED is set from the start, so that the
+/// processor never has to write the entry.
+const TABLE: Flags =
+    Flags::PRESENT.union(Flags::WRITABLE).union(Flags::USER_ACCESSIBLE).union(Flags::ACCESSED);
 
 /// The bits that the processor sets by itself.
-pub const STATUS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
+#[cfg(test)]
+const STATUS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
 
 /// Sizes of hardware pages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -71,11 +69,6 @@ impl PageSize {
         PAGE_SIZE << (9 * (self as u32 - 1))
     }
 
-    /// log2 of the size in bytes.
-    pub const fn bits(self) -> u32 {
-        12 + 9 * (self as u32 - 1)
-    }
-
     /// The size that tables of `level` map: `None` for the root and for no level.
     pub const fn of_level(level: u8) -> Option<Self> {
         match level {
@@ -84,11 +77,6 @@ impl PageSize {
             3 => Some(Self::Huge),
             _ => None,
         }
-    }
-
-    /// The next smaller size.
-    pub const fn smaller(self) -> Option<Self> {
-        Self::of_level(self as u8 - 1)
     }
 }
 
@@ -174,14 +162,9 @@ impl Leaf {
     pub const fn entry(self) -> Entry {
         Entry::leaf(self.phys, self.size, self.flags)
     }
-
-    /// What the processor noted in the entry: ACCESSED and DIRTY.
-    pub const fn status(self) -> Flags {
-        self.flags.intersection(STATUS)
-    }
 }
 
-/// How the mapper reaches tables. Tables are named by their physical address; indices are below
+/// How the builder reaches tables. Tables are named by their physical address; indices are below
 /// 512. The kernel implements this on the pool window.
 pub trait TableMemory {
     /// Reads an entry with one aligned 64-bit load.
@@ -190,9 +173,6 @@ pub trait TableMemory {
     /// Writes an entry with one aligned 64-bit store, ordered after all earlier stores.
     /// Only for entries that are not present, and for tables that are not reachable.
     fn write(&mut self, table: PhysAddr, index: usize, entry: Entry);
-
-    /// Atomically replaces an entry and returns the old one.
-    fn swap(&mut self, table: PhysAddr, index: usize, entry: Entry) -> Entry;
 
     /// Atomically replaces an entry that is still `old`.
     ///
@@ -206,11 +186,11 @@ pub trait TableMemory {
         new: Entry,
     ) -> Result<(), Entry>;
 
-    /// Allocates a zeroed table on `node`.
+    /// Allocates a zeroed table.
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    fn alloc(&mut self, node: NodeId) -> Result<PhysAddr, OutOfMemory>;
+    fn alloc(&mut self) -> Result<PhysAddr, OutOfMemory>;
 
     /// Frees a table that was never reachable.
     fn free(&mut self, table: PhysAddr);

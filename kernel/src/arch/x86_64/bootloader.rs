@@ -40,8 +40,8 @@ fn image_start(info: &'static mut BootInfo) -> ! {
     }
     if let Some(virt) = info.ramdisk_addr.into_option() {
         // The archive lies contiguously in physical memory; its start tells where.
-        handoff.archive =
-            tables::walk_boot(&window, virt).map(|at| (at.phys.as_u64(), info.ramdisk_len));
+        let start = tables::walk_boot(&window, virt).phys();
+        handoff.archive = start.map(|start| (start.as_u64(), info.ramdisk_len));
     }
     crate::boot::run(&handoff, window)
 }

@@ -6,9 +6,10 @@
 use core::arch::asm;
 
 use kcore::layout::{CPU_LOCAL, PAGE_SIZE, cpu_local};
+use kcore::paging::Flags;
 use kcore::types::{PhysAddr, VirtAddr};
 
-use super::tables::{self, Flags};
+use super::tables;
 use crate::sched::this_cpu;
 
 /// A slot of the copy window.
@@ -35,7 +36,7 @@ pub fn table() -> *mut u64 {
     let cpu = this_cpu();
     if cpu.window_table.get() == 0 {
         let inside = VirtAddr::new(CPU_LOCAL.as_u64());
-        let leaf = tables::walk_live(inside).map_or(PhysAddr::ZERO, |t| t.tables[3]);
+        let leaf = tables::walk_live(inside).table_of_level(1).unwrap_or(PhysAddr::ZERO);
         cpu.window_table.set(leaf.window().as_u64());
     }
     cpu.window_table.get() as *mut u64

@@ -4,10 +4,10 @@
 use core::arch::asm;
 
 use kcore::layout::{CPU_LOCAL, PAGE_SIZE, cpu_local};
+use kcore::paging::{ADDRESS, Flags};
 use kcore::types::PhysAddr;
 
 use super::copy_window;
-use super::tables::Flags;
 use crate::sched::this_cpu;
 
 const READ: Flags = Flags::PRESENT.union(Flags::NO_EXECUTE);
@@ -29,7 +29,7 @@ pub fn show(bitmap: PhysAddr) {
         let at = CPU_LOCAL.as_u64() + cpu_local::IO_BITMAP;
         // SAFETY: reads this CPU's own table.
         let entry = unsafe { copy_window::table().add((at >> 12 & 511) as usize).read_volatile() };
-        cpu.no_ports.set(entry & 0x000F_FFFF_FFFF_F000);
+        cpu.no_ports.set(entry & ADDRESS);
     }
     set(0, bitmap);
     set(1, bitmap.offset(PAGE_SIZE));

@@ -14,12 +14,13 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kcore::fixed::FixedVec;
 use kcore::layout::{self, PAGE_SIZE, cpu_local};
+use kcore::paging::{Flags, MapError, Mapper, PageSize, TableMemory};
 use kcore::pool::Pools;
 use kcore::topology::NodeRange;
 use kcore::types::{CpuId, NodeId, PhysAddr, PhysRange, VirtAddr};
 use spin::Once;
 
-use super::tables::{self, Flags, Level, TableError, Tables};
+use super::tables::PoolTables;
 use super::{entry, gdt, idt, image, ioapic};
 use crate::cpu::{CpuBlock, Identity, NodePage};
 use crate::syscall::STUB_STRIDE;
@@ -92,10 +93,49 @@ pub struct Devices<'a> {
 
 const KERNEL_RX: Flags = Flags::PRESENT.union(Flags::GLOBAL).union(Flags::ACCESSED);
 const KERNEL_R: Flags = KERNEL_RX.union(Flags::NO_EXECUTE);
-const KERNEL_RW: Flags = KERNEL_R.union(Flags::WRITABLE).union(Flags::DIRTY);
-const USER_R: Flags = KERNEL_R.union(Flags::USER);
-const USER_RX: Flags = KERNEL_RX.union(Flags::USER);
+/// What the kernel writes: status bits are set from the start, so that the processor never has to write the entry.
+pub const KERNEL_RW: Flags = KERNEL_R.union(Flags::WRITABLE).union(Flags::DIRTY);
+const USER_R: Flags = KERNEL_R.union(Flags::USER_ACCESSIBLE);
+const USER_RX: Flags = KERNEL_RX.union(Flags::USER_ACCESSIBLE);
 const DEVICE: Flags = KERNEL_RW.union(Flags::NO_CACHE).union(Flags::WRITE_THROUGH);
+
+/// A root under construction, and where its tables come from.
+struct Builder<'a> {
+    mapper: Mapper,
+    tables: PoolTables<'a>,
+}
+
+impl<'a> Builder<'a> {
+    /// An empty root.
+    fn new(tables: &'a mut dyn FnMut() -> Option<PhysAddr>) -> Result<Self, MapError> {
+        let mut tables = PoolTables::new(tables);
+        Ok(Builder { mapper: Mapper::new(tables.alloc()?), tables })
+    }
+
+    /// A CPU's root: the node's, with tables of its own for its window.
+    fn copy_of(
+        node: &NodeSpace,
+        tables: &'a mut dyn FnMut() -> Option<PhysAddr>,
+    ) -> Result<Self, MapError> {
+        let mut tables = PoolTables::new(tables);
+        let template = Mapper::new(node.root);
+        Ok(Builder { mapper: Mapper::copy_of(&mut tables, template, layout::CPU_LOCAL)?, tables })
+    }
+
+    fn page(&mut self, virt: VirtAddr, phys: PhysAddr, flags: Flags) -> Result<(), MapError> {
+        self.mapper.map(&mut self.tables, virt, phys, PageSize::Small, flags)
+    }
+
+    fn range(
+        &mut self,
+        virt: VirtAddr,
+        range: PhysRange,
+        largest: PageSize,
+        flags: Flags,
+    ) -> Result<(), MapError> {
+        self.mapper.map_range(&mut self.tables, virt, range, largest, flags)
+    }
+}
 
 /// What a node space is made of.
 pub struct NodeParts<'a> {
@@ -114,31 +154,31 @@ pub fn build_node_space(
     pages: &mut dyn FnMut(u64) -> Option<PhysAddr>,
     tables: &mut dyn FnMut() -> Option<PhysAddr>,
     parts: &NodeParts<'_>,
-) -> Result<NodeSpace, TableError> {
-    let directory = pages(NODE_POOLS_SIZE / PAGE_SIZE).ok_or(TableError::OutOfMemory)?;
-    let mut page = || pages(1).ok_or(TableError::OutOfMemory);
+) -> Result<NodeSpace, MapError> {
+    let directory = pages(NODE_POOLS_SIZE / PAGE_SIZE).ok_or(MapError::OutOfMemory)?;
+    let mut page = || pages(1).ok_or(MapError::OutOfMemory);
     let node_page = page()?;
     let no_ports = page()?;
     let zero_page = page()?;
     let idt = page()?;
     let stubs = page()?;
-    let mut space = Tables::new(tables)?;
+    let mut space = Builder::new(tables)?;
     for extent in parts.extents {
-        space.map_range(extent.range.start.window(), extent.range, KERNEL_RW)?;
+        space.range(extent.range.start.window(), extent.range, PageSize::Large, KERNEL_RW)?;
     }
     map_image(&mut space, parts.image)?;
-    space.map(layout::STUB_PAGE, stubs, Level::Page, USER_RX)?;
-    space.map(VirtAddr::new(IDT_PAGE), idt, Level::Page, KERNEL_R)?;
-    space.map(VirtAddr::new(NODE_PAGE), node_page, Level::Page, KERNEL_R)?;
+    space.page(layout::STUB_PAGE, stubs, USER_RX)?;
+    space.page(VirtAddr::new(IDT_PAGE), idt, KERNEL_R)?;
+    space.page(VirtAddr::new(NODE_PAGE), node_page, KERNEL_R)?;
     let copy = PhysRange::from_len(directory.as_u64(), NODE_POOLS_SIZE);
-    space.map_pages(VirtAddr::new(NODE_POOLS), copy, KERNEL_R)?;
+    space.range(VirtAddr::new(NODE_POOLS), copy, PageSize::Small, KERNEL_R)?;
     if let Some(phys) = parts.devices.local_apic {
         let virt = VirtAddr::new(super::apic::XAPIC_VIRT);
-        space.map(virt, PhysAddr::new(phys), Level::Page, DEVICE)?;
+        space.page(virt, PhysAddr::new(phys), DEVICE)?;
     }
     for (n, chip) in parts.devices.io_apics.iter().enumerate() {
         let virt = VirtAddr::new(ioapic::virt(n));
-        space.map(virt, PhysAddr::new(chip.phys).page_base(), Level::Page, DEVICE)?;
+        space.page(virt, PhysAddr::new(chip.phys).page_base(), DEVICE)?;
     }
     map_tcb_array(&mut space, zero_page)?;
     // SAFETY: fresh pages of the pool, reached through its window; nobody else knows them.
@@ -155,10 +195,10 @@ pub fn build_node_space(
             window(stubs).add(at).copy_from_nonoverlapping(code.as_ptr(), code.len());
         }
     }
-    Ok(NodeSpace { root: space.root(), node_page, no_ports, image: parts.image })
+    Ok(NodeSpace { root: space.mapper.root(), node_page, no_ports, image: parts.image })
 }
 
-fn map_image(space: &mut Tables<'_>, home: ImageHome) -> Result<(), TableError> {
+fn map_image(space: &mut Builder<'_>, home: ImageHome) -> Result<(), MapError> {
     for (part, phys, flags) in [
         (image::text(), home.text, KERNEL_RX),
         (image::rodata(), home.rodata, KERNEL_R),
@@ -166,7 +206,7 @@ fn map_image(space: &mut Tables<'_>, home: ImageHome) -> Result<(), TableError> 
         (image::data(), home.data, KERNEL_RW),
     ] {
         let range = PhysRange::from_len(phys.as_u64(), part.end - part.start);
-        space.map_pages(VirtAddr::new(part.start), range, flags)?;
+        space.range(VirtAddr::new(part.start), range, PageSize::Small, flags)?;
     }
     Ok(())
 }
@@ -188,23 +228,25 @@ pub fn seal() {
     publish_sealed();
     for (_, space) in node_spaces().iter().filter(|(_, space)| space.image.is_master()) {
         for at in image::sealed().step_by(PAGE_SIZE as usize).map(VirtAddr::new) {
-            tables::protect(space.root, at);
+            // All of the image is mapped.
+            let _ = Mapper::new(space.root).forbid_writing(&mut PoolTables::existing(), at);
             super::cpulocal::forget_page(at);
         }
     }
 }
 
 /// Every slot shows the zero page, through one leaf table for the whole array.
-fn map_tcb_array(space: &mut Tables<'_>, zero_page: PhysAddr) -> Result<(), TableError> {
+fn map_tcb_array(space: &mut Builder<'_>, zero_page: PhysAddr) -> Result<(), MapError> {
     const SLOTS_PER_TABLE: u64 = layout::TABLE_ENTRIES as u64;
     for slot in 0..SLOTS_PER_TABLE {
         let virt = layout::TCB_AREA.offset(slot * layout::TCB_SIZE);
-        space.map(virt, zero_page, Level::Page, KERNEL_R)?;
+        space.page(virt, zero_page, KERNEL_R)?;
     }
-    let leaf = space.table(layout::TCB_AREA, Level::Page).ok_or(TableError::Conflict)?;
+    let way = space.mapper.walk(&space.tables, layout::TCB_AREA);
+    let leaf = way.table_of_level(1).ok_or(MapError::NotMapped)?;
     for table in 1..layout::NR_THREADS / SLOTS_PER_TABLE {
         let virt = layout::TCB_AREA.offset(table * SLOTS_PER_TABLE * layout::TCB_SIZE);
-        space.link(virt, Level::Page, leaf)?;
+        space.mapper.link(&mut space.tables, virt, 1, leaf)?;
     }
     Ok(())
 }
@@ -224,12 +266,12 @@ pub fn build_cpu_space(
     pages: &mut dyn FnMut(u64) -> Option<PhysAddr>,
     tables: &mut dyn FnMut() -> Option<PhysAddr>,
     identity: impl FnOnce(PhysAddr, PhysAddr) -> Identity,
-) -> Result<CpuSpace, TableError> {
-    let mut space = Tables::copy_of(node.root, layout::CPU_LOCAL, tables)?;
-    let mut map = |offset: u64, size: u64, flags| -> Result<PhysAddr, TableError> {
-        let phys = pages(size / PAGE_SIZE).ok_or(TableError::OutOfMemory)?;
+) -> Result<CpuSpace, MapError> {
+    let mut space = Builder::copy_of(node, tables)?;
+    let mut map = |offset: u64, size: u64, flags| -> Result<PhysAddr, MapError> {
+        let phys = pages(size / PAGE_SIZE).ok_or(MapError::OutOfMemory)?;
         let range = PhysRange::from_len(phys.as_u64(), size);
-        space.map_pages(layout::CPU_LOCAL.offset(offset), range, flags)?;
+        space.range(layout::CPU_LOCAL.offset(offset), range, PageSize::Small, flags)?;
         Ok(phys)
     };
     let block = map(cpu_local::BLOCK, cpu_local::BLOCK_SIZE, KERNEL_RW)?;
@@ -242,17 +284,17 @@ pub fn build_cpu_space(
     {
         map(stack, cpu_local::EXCEPTION_STACK_SIZE, KERNEL_RW)?;
     }
-    space.map(layout::CPU_LOCAL.offset(cpu_local::USER_WORD), word, Level::Page, USER_R)?;
+    space.page(layout::CPU_LOCAL.offset(cpu_local::USER_WORD), word, USER_R)?;
     for page in 0..cpu_local::IO_BITMAP_SIZE / PAGE_SIZE {
         let virt = layout::CPU_LOCAL.offset(cpu_local::IO_BITMAP + page * PAGE_SIZE);
-        space.map(virt, node.no_ports, Level::Page, KERNEL_R)?;
+        space.page(virt, node.no_ports, KERNEL_R)?;
     }
     // SAFETY: fresh pages of the pool, reached through its window; nobody else knows them.
     unsafe {
-        window(block).cast::<CpuBlock>().write(CpuBlock::new(identity(space.root(), block)));
+        window(block).cast::<CpuBlock>().write(CpuBlock::new(identity(space.mapper.root(), block)));
         gdt::write_tables(window(tss), window(gdt));
     }
-    Ok(CpuSpace { root: space.root(), block })
+    Ok(CpuSpace { root: space.mapper.root(), block })
 }
 
 sealed! {

@@ -4,10 +4,11 @@
 use core::arch::asm;
 use core::cell::Cell;
 
+use kcore::paging::Flags;
 use kcore::types::{PhysAddr, VirtAddr};
 
 use super::traps::TrapFrame;
-use super::{regs, tables, vectors};
+use super::{regs, vectors};
 use crate::{cpu, memory};
 
 /// What this CPU expects, in its block.
@@ -221,5 +222,5 @@ pub struct Leaf {
     /// Bytes.
     pub size: u64,
     /// What all levels together allow.
-    pub flags: tables::Flags,
+    pub flags: Flags,
 }

@@ -12,22 +12,17 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kcore::layout::{MAX_NODES, TABLE_ENTRIES, tcb_slot};
+use kcore::paging::{ADDRESS, Entry, Mapper};
 use kcore::types::{NodeId, PhysAddr, ThreadNo};
 use spin::Mutex;
 
 use super::cpulocal;
 use super::paging;
-use super::tables::{self, Flags};
+use super::tables::PoolTables;
 use crate::memory;
 use crate::util::sealed;
 
-const KERNEL_RW: u64 =
-    Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE).union(Flags::GLOBAL).bits()
-        | ACCESSED_DIRTY;
-/// Set from the start, so that the processor never has to write the entry.
-const ACCESSED_DIRTY: u64 = 0x60;
-const TABLE: u64 = Flags::PRESENT.union(Flags::WRITABLE).bits();
-const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
+const KERNEL_RW: u64 = paging::KERNEL_RW.bits();
 
 /// What a node needs to change its view of the array. Constant once the kernel address space exists.
 struct NodeView {
@@ -71,14 +66,15 @@ fn write(table: PhysAddr, index: usize, entry: u64) {
 /// Learns the tables of `node` from its root table. Called once per node at boot.
 pub fn learn(node: NodeId, root: PhysAddr) {
     let at = kcore::layout::TCB_AREA;
-    // SAFETY: page tables of the kernel lie in pools.
-    let walk = tables::walk(root, at, |p| Some(unsafe { *(p.window().as_u64() as *const u64) }));
-    let Some(walk) = walk else { return };
+    let walk = Mapper::new(root).walk(&PoolTables::existing(), at);
+    let (Some(directory), Some(leaf)) = (walk.table_of_level(2), walk.table_of_level(1)) else {
+        return;
+    };
     let Some(view) = VIEWS.get(views().count()) else { return };
     view.node.store(u64::from(node.get()), Ordering::Relaxed);
-    view.directory.store(walk.tables[2].as_u64(), Ordering::Relaxed);
-    view.shared_leaf.store(walk.tables[3].as_u64(), Ordering::Relaxed);
-    view.zero_entry.store(read(walk.tables[3], 0), Ordering::Relaxed);
+    view.directory.store(directory.as_u64(), Ordering::Relaxed);
+    view.shared_leaf.store(leaf.as_u64(), Ordering::Relaxed);
+    view.zero_entry.store(read(leaf, 0), Ordering::Relaxed);
 }
 
 #[inline(always)]
@@ -114,7 +110,7 @@ impl NodeView {
         }
         // The content is the same as before, so no translation that anybody has becomes wrong.
         let directory = PhysAddr::new(self.directory.load(Ordering::Relaxed));
-        write(directory, number.index() / TABLE_ENTRIES, fresh.as_u64() | TABLE);
+        write(directory, number.index() / TABLE_ENTRIES, Entry::table(fresh).bits());
         Some(fresh)
     }
 
