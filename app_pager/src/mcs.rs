@@ -282,7 +282,7 @@ mod tests {
                 ends.extend(&parents[i]);
             }
         }
-        println!("mcs: {} states", good.len());
+        println!("model MCS lock: {} states", good.len());
         assert!(good.iter().all(|&g| g));
     }
 

@@ -1,4 +1,4 @@
-//! Tests that run on the host: cargo's own, `loom` models, `miri`.
+//! Tests that run on the host: cargo's own, models that explore every history, `miri`.
 
 use super::{Failure, Report};
 use crate::{
@@ -25,15 +25,24 @@ const LIMIT: Duration = Duration::from_secs(900);
 const TOO_SLOW_FOR_MIRI: [&str; 3] =
     ["tables_longer_than_64_kib", "more_domains_than_nodes", "mapdb::tests::random"];
 
+/// Names of tests that explore every history of something, by `loom` or state by state. In a package that
+/// depends on `loom` they are a suite of their own, which runs beside everything else.
+const MODELS: [&str; 2] = ["loom_tests::", "model::"];
+
+/// What a model prints begins so: how many states or interleavings it has seen.
+const MODEL_LINE: &str = "model ";
+
 /// How a suite is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// `cargo test`.
     Plain,
+    /// The same without its models.
+    WithoutModels,
     /// `cargo test --lib`: the programs are for the guest.
     Library,
-    /// Tests named `loom_*` or in a module `loom`, with `--cfg loom`.
-    Loom,
+    /// `cargo test` of its models.
+    Models,
     /// Under the interpreter that finds undefined behaviour.
     Miri,
 }
@@ -50,21 +59,22 @@ pub struct Suite {
 impl Suite {
     /// Takes minutes, on one CPU.
     pub fn is_slow(&self) -> bool {
-        matches!(self.kind, Kind::Loom | Kind::Miri)
+        matches!(self.kind, Kind::Models | Kind::Miri)
     }
 
     /// One line about it.
     pub fn about(&self) -> String {
         match self.kind {
             Kind::Plain => format!("cargo test of {}", self.package),
+            Kind::WithoutModels => format!("cargo test of {} without its models", self.package),
             Kind::Library => format!("cargo test of the library of {}", self.package),
-            Kind::Loom => format!("every interleaving of the loom tests of {}", self.package),
+            Kind::Models => format!("every state and interleaving of the models of {}", self.package),
             Kind::Miri => format!("{} under miri (needs a nightly tool chain)", self.package),
         }
     }
 }
 
-/// All host suites: every package for the host, the libraries of guest packages, loom tests of
+/// All host suites: every package for the host, the libraries of guest packages, models of
 /// what depends on `loom`, miri for `kcore`.
 pub fn suites() -> Result<Vec<Suite>> {
     let workspace = Workspace::read()?;
@@ -74,14 +84,15 @@ pub fn suites() -> Result<Vec<Suite>> {
         out.push(Suite { name, package: package.name.clone(), kind });
     };
     for package in workspace.packages().filter(|package| workspace.is_for_host(package)) {
-        add("", package, Kind::Plain);
+        let kind = if package.depends_on("loom") { Kind::WithoutModels } else { Kind::Plain };
+        add("", package, kind);
     }
     for package in workspace.tested_libraries() {
         add("", package, Kind::Library);
     }
     for package in workspace.packages() {
         if package.has_library() && package.depends_on("loom") {
-            add("loom-", package, Kind::Loom);
+            add("models-", package, Kind::Models);
         }
         if package.name == "kcore" {
             add("miri-", package, Kind::Miri);
@@ -102,12 +113,16 @@ pub fn run(suite: &Suite) -> Result<Report> {
     }
     let (ended_well, output) = capture(command(suite), LIMIT)?;
     let results = parse(&output);
+    report.notes = models(&output);
     report.passed = results.iter().filter(|(_, ok)| *ok).count();
     for (name, ok) in &results {
         if !ok {
             report.failed.push(Failure { name: name.clone(), detail: detail(&output, name) });
         }
         report.records.push(record(&suite.name, name, *ok));
+    }
+    for note in &report.notes {
+        report.records.push(model_record(&suite.name, note));
     }
     if !ended_well && report.failed.is_empty() {
         // Did not build, was stopped by the time limit, or died in the middle: that is one failure more.
@@ -121,17 +136,10 @@ pub fn run(suite: &Suite) -> Result<Report> {
 
 fn command(suite: &Suite) -> Command {
     let mut command = match suite.kind {
-        Kind::Plain => guest::cargo("test"),
-        Kind::Library => {
+        Kind::Plain | Kind::WithoutModels => guest::cargo("test"),
+        Kind::Library | Kind::Models => {
             let mut command = guest::cargo("test");
             command.arg("--lib");
-            command
-        }
-        Kind::Loom => {
-            let mut command = guest::cargo("test");
-            command.env("RUSTFLAGS", "--cfg loom").env("CARGO_PROFILE_TEST_OPT_LEVEL", "2");
-            command.args(["--lib", "--target-dir"]);
-            command.arg(paths::target().join("lokal/loom"));
             command
         }
         Kind::Miri => {
@@ -148,13 +156,13 @@ fn command(suite: &Suite) -> Command {
     };
     command.args(["--package", &suite.package, "--no-fail-fast", "--color", "never"]);
     command.env("RUST_BACKTRACE", "0");
-    command.arg("--");
-    if suite.kind == Kind::Loom {
-        command.arg("loom");
-    }
-    if suite.kind == Kind::Miri {
-        command.args(TOO_SLOW_FOR_MIRI.iter().flat_map(|name| ["--skip", name]));
-    }
+    command.args(["--", "--show-output"]);
+    match suite.kind {
+        Kind::Plain | Kind::Library => &mut command,
+        Kind::Models => command.args(MODELS),
+        Kind::WithoutModels => command.args(MODELS.iter().flat_map(|name| ["--skip", name])),
+        Kind::Miri => command.args(TOO_SLOW_FOR_MIRI.iter().flat_map(|name| ["--skip", name])),
+    };
     command
 }
 
@@ -213,6 +221,14 @@ fn parse(output: &str) -> Vec<(String, bool)> {
         .collect()
 }
 
+/// What models printed about how much they have seen, in the order of their names.
+fn models(output: &str) -> Vec<String> {
+    let mut lines: Vec<String> =
+        output.lines().filter(|line| line.starts_with(MODEL_LINE)).map(str::to_string).collect();
+    lines.sort();
+    lines
+}
+
 /// What a failed test printed.
 fn detail(output: &str, name: &str) -> String {
     let head = format!("---- {name} stdout ----");
@@ -223,12 +239,27 @@ fn detail(output: &str, name: &str) -> String {
 }
 
 fn record(suite: &str, name: &str, ok: bool) -> Map<String, Value> {
-    let fields = [
+    fields([
         ("kind", Value::from("test")),
         ("suite", Value::from(suite)),
         ("name", Value::from(name)),
         ("ok", Value::from(ok)),
-    ];
+    ])
+}
+
+/// `line` is `model NAME: what it has seen`.
+fn model_record(suite: &str, line: &str) -> Map<String, Value> {
+    let line = line.strip_prefix(MODEL_LINE).unwrap_or(line);
+    let (name, seen) = line.split_once(": ").unwrap_or((line, ""));
+    fields([
+        ("kind", Value::from("model")),
+        ("suite", Value::from(suite)),
+        ("name", Value::from(name)),
+        ("seen", Value::from(seen)),
+    ])
+}
+
+fn fields<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
     fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
 }
 
@@ -297,5 +328,17 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out
         let suites = suites().unwrap();
         assert!(suites.iter().any(|suite| suite.name == "xtask"));
         assert!(suites.iter().any(|suite| suite.name == "miri-kcore"));
+        let kind = |name: &str| suites.iter().find(|s| s.name == name).map(|s| s.kind);
+        assert_eq!(kind("kcore"), Some(Kind::WithoutModels), "no model runs twice");
+        assert_eq!(kind("models-kcore"), Some(Kind::Models));
+    }
+
+    #[test]
+    fn what_models_have_seen_is_found() {
+        let output = "test a::model::x ... ok\nmodel b: 7 states\nmodel a: 9 states\nmodels\n";
+        assert_eq!(models(output), ["model a: 9 states", "model b: 7 states"]);
+        let record = model_record("kcore", "model mailbox: 7 interleavings");
+        assert_eq!(record["name"], "mailbox");
+        assert_eq!(record["seen"], "7 interleavings");
     }
 }

@@ -40,6 +40,8 @@ pub struct Report {
     pub time: Duration,
     /// Command that runs it again.
     pub repeat: String,
+    /// What its models have seen, a line each.
+    pub notes: Vec<String>,
     /// One record per test.
     pub records: Vec<Map<String, Value>>,
 }
@@ -117,6 +119,7 @@ fn run(args: &TestArgs) -> Result<u8> {
     let mut reports = Vec::new();
     let mut done = |report: Report| -> Result<()> {
         println!("{}", report.line());
+        report.notes.iter().for_each(|note| println!("            {note}"));
         if let Some(json) = &mut json {
             for record in &report.records {
                 writeln!(json, "{}", serde_json::to_string(record)?).context("cannot write")?;

@@ -76,7 +76,7 @@ fn model(name: &str, f: impl Fn() + Sync + Send + 'static) {
         counted.fetch_add(1, Ordering::Relaxed);
         f();
     });
-    println!("loom: {name}: {} interleavings", runs.load(Ordering::Relaxed));
+    println!("model {name}: {} interleavings", runs.load(Ordering::Relaxed));
 }
 
 fn mailbox() -> Arc<Mailbox<AtomicU64>> {

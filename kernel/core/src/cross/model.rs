@@ -344,6 +344,6 @@ fn sender_receiver_migrator_canceller() {
             }
         }
     }
-    println!("cross-CPU model: {worlds} starts, {states} states");
+    println!("model sender, receiver, migrator, canceller: {worlds} starts, {states} states");
     assert!(states > 10_000, "only {states} states");
 }
