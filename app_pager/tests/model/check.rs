@@ -219,7 +219,11 @@ pub fn prove_progress(name: &str, world: World) {
         }
     }
     let stuck = good.iter().filter(|g| !**g).count();
-    println!("model {name}, progress: {} states, {stuck} stuck, {:.1?}", good.len(), start.elapsed());
+    println!(
+        "model {name}, progress: {} states, {stuck} stuck, {:.1?}",
+        good.len(),
+        start.elapsed()
+    );
     assert_eq!(stuck, 0, "{name}: some states cannot reach the end");
 }
 

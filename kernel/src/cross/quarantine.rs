@@ -8,6 +8,10 @@
 //! forget everything. A thread that arrives on a CPU for the first time has its slot's translation dropped there
 //! (`cross::welcome`), so neither making nor deleting threads interrupts anybody.
 //!
+//! A CPU answers such a request only where it has nothing in hand that it found before (at user level, on its way out, while
+//! it waits for others), so pages of spaces leave in the same way: another CPU may have found a space through one of
+//! its threads, and be about to see that it is gone (`kcore::cross::life`).
+//!
 //! A thread that migrates to another node takes its page along (l4-smp 8.7, numa-l4 4.1.3): the new CPU copies it,
 //! shows the copy in the slot on all nodes, has every CPU forget that one slot, and lets the old page leave as above.
 
@@ -82,25 +86,27 @@ pub fn take() -> Option<PhysAddr> {
 pub fn put(page: PhysAddr, own: bool) {
     let kept = &cpu::this().local.quarantine;
     if !(own && kept.own.push(page)) {
-        put_leaving(page);
+        retire(page);
     }
 }
 
+/// Takes a page that another CPU may be looking at. It becomes free when every CPU has been in no call since. No lock is
+/// held.
 #[cold]
 #[inline(never)]
-fn put_leaving(page: PhysAddr) {
+pub fn retire(page: PhysAddr) {
     let kept = &cpu::this().local.quarantine;
     if !kept.leaving.push(page) {
-        release();
+        let _ = release();
         let _ = kept.leaving.push(page);
     }
 }
 
-/// Gives all pages that this CPU keeps back. No lock is held.
-pub fn release() {
+/// Gives all pages that this CPU keeps back. No lock is held. False if there were none.
+pub fn release() -> bool {
     let kept = &cpu::this().local.quarantine;
     if kept.own.len.get() + kept.leaving.len.get() == 0 {
-        return;
+        return false;
     }
     shootdown::all();
     for stack in [&kept.own, &kept.leaving] {
@@ -108,6 +114,7 @@ pub fn release() {
             memory::free_page(page);
         }
     }
+    true
 }
 
 /// `t` has come home: its control block moves to this CPU's node, if it is elsewhere and that is wanted. Without

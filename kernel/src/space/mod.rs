@@ -16,6 +16,7 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::util::ServingLock;
+use kcore::cross::life::{Left, Life};
 use kcore::ipc::Key;
 use kcore::layout::{KERNEL_ROOT_INDEX, MAX_CPUS, PAGE_SIZE, TABLE_ENTRIES};
 use kcore::types::{NodeId, PhysAddr, VirtAddr};
@@ -23,10 +24,10 @@ use l4abi::error::ErrorCode;
 use l4abi::fpage::Region;
 use l4abi::utcb::{MR0_OFFSET, location_is_valid};
 
-use crate::cross::migrate;
+use crate::cross::{migrate, quarantine};
 use crate::memory::{self, home};
 use crate::sched::percpu::PerCpu;
-use crate::thread::tcb::TcbRef;
+use crate::thread::{self, tcb::TcbRef};
 use crate::util::Word;
 
 /// Names a space. Valid while a thread is in it.
@@ -39,8 +40,8 @@ pub struct Space {
     home: NodeId,
     /// Top table pair: table and shadow.
     top: PhysAddr,
-    /// Threads in it; the last one takes it away.
-    threads: AtomicU32,
+    /// Its threads, and calls that have business with it; the last one takes it away.
+    life: Life<AtomicU64>,
     initialised: AtomicBool,
     privileged: AtomicBool,
     sigma0: AtomicBool,
@@ -160,8 +161,8 @@ impl Space {
 
     /// Threads in it.
     #[cfg(feature = "kdb")]
-    pub fn thread_count(&self) -> u32 {
-        self.threads.load(Ordering::Relaxed)
+    pub fn thread_count(&self) -> u64 {
+        self.life.count()
     }
 
     /// Home node.
@@ -251,12 +252,13 @@ impl Space {
         self.for_each_root(memory::free_page);
         // Empty again: the database has removed every entry.
         home::free_table(self.top.as_u64());
+        // Another CPU may have found it through a thread a moment ago, and look whether it is alive.
         let at = VirtAddr::new(core::ptr::from_ref(self) as u64);
-        memory::free_page(at.window_phys());
+        quarantine::retire(at.window_phys());
     }
 }
 
-/// A new, empty, uninitialised space with `node` as home.
+/// A new, empty, uninitialised space with `node` as home. The caller has a reference to it.
 pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
     let object = memory::alloc_page_raw(node).map_err(|_| ErrorCode::OutOfMemory)?;
     let Some(top) = home::alloc_table(node).map(PhysAddr::new) else {
@@ -268,7 +270,7 @@ pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
     let space = Space {
         home: node,
         top,
-        threads: AtomicU32::new(0),
+        life: Life::new(AtomicU64::new(1)),
         initialised: AtomicBool::new(false),
         privileged: AtomicBool::new(false),
         sigma0: AtomicBool::new(false),
@@ -282,15 +284,25 @@ pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
         io: io::Ports::new(),
     };
     let at = object.window().as_u64() as *mut Space;
-    // SAFETY: a fresh page of the pool, aligned and large enough; it stays a space until the last thread leaves,
-    // and `SpaceRef`s are kept only in its threads.
+    // SAFETY: a fresh page of the pool, aligned and large enough; it stays a space until the last reference is given
+    // back and every CPU has been in no call since. `SpaceRef`s are kept only in its threads and used in one call.
     unsafe {
         at.write(space);
         Ok(&*at)
     }
 }
 
-/// `t` becomes a thread of `space` (leaving its old one is the caller's matter).
+/// The space of the thread that `me` names as its specifier, with a reference to it, which the caller gives to a thread or
+/// back. None if there is no such thread, or if its last thread is being deleted on another CPU.
+#[inline(always)]
+pub fn hold(me: TcbRef, specifier: u64) -> Option<SpaceRef> {
+    // No request of other CPUs is served between these two, so the page is a space still.
+    let space = thread::resolve(me, specifier)?.space.get()?;
+    space.life.enter().then_some(space)
+}
+
+/// `t` becomes a thread of `space` (leaving its old one is the caller's matter). The caller's reference is the thread's
+/// then; without memory it stays the caller's.
 pub fn join(cpu: &PerCpu, space: SpaceRef, t: TcbRef) -> Result<(), ErrorCode> {
     let home = t.travel.home();
     let root = match home == cpu.number() {
@@ -304,19 +316,9 @@ pub fn join(cpu: &PerCpu, space: SpaceRef, t: TcbRef) -> Result<(), ErrorCode> {
 /// The part of [`join`] that cannot fail; `root` is the root table of the space for the thread's CPU.
 #[inline(always)]
 pub fn enter(space: SpaceRef, t: TcbRef, root: u64) {
-    space.threads.fetch_add(1, Ordering::AcqRel);
     t.space.set(Some(space));
     t.root.set(root);
     settle_redirection(space, t);
-}
-
-/// A thread that `space` was made for cannot be made: if there is no other, the space goes.
-#[cold]
-#[inline(never)]
-pub fn unused(cpu: &PerCpu, space: SpaceRef) {
-    if space.threads.load(Ordering::Acquire) == 0 {
-        mapping::delete(cpu, space);
-    }
 }
 
 /// Marks `t`, a thread of `space` and of this CPU, if the space has a redirector: the fast path knows none.
@@ -327,10 +329,10 @@ pub fn settle_redirection(space: SpaceRef, t: TcbRef) {
     }
 }
 
-/// A thread left `space`; if it was the last, the space goes.
+/// A thread left `space`, or a caller gives its reference back; if it was the last, the space goes.
 #[inline(always)]
 pub fn left(cpu: &PerCpu, space: SpaceRef) {
-    if space.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
+    if space.life.leave() == Left::Last {
         mapping::delete(cpu, space);
     }
 }

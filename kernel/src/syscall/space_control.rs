@@ -14,25 +14,45 @@ use crate::arch::x86_64::tcb_area;
 use crate::cross;
 use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
-use crate::space::SpaceRef;
+use crate::space::{self, SpaceRef};
 use crate::thread::{self, tcb::TcbRef, tcb::reg};
 
 /// The system call.
 #[inline(never)]
 pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
-    let change = decode(me);
-    let redirected = change.as_ref().ok().and_then(|c| c.redirector.map(|_| c.space));
-    let result = change.and_then(commit);
-    if result.is_ok()
-        && let Some(other) = redirected.and_then(|space| settle_threads(cpu, space))
-    {
+    let result = space_of(me).and_then(|space| {
+        let done = control(cpu, me, space);
+        space::left(cpu, space);
+        done
+    });
+    if let Ok(Some(other)) = result {
         // Each thread's marks are its owner's to write: the call is repeated there, which changes nothing else.
         return cross::forward(cpu, me, other, SyscallNo::SpaceControl);
     }
     // There is no compatibility mode: old control is 0.
     me.set_reg(reg::RDX, 0);
-    crate::syscall::set_result(me, result.map(|()| 1));
+    crate::syscall::set_result(me, result.map(|_| 1));
     Next::Thread(me)
+}
+
+/// The space that `me` names, with a reference to it: its last thread may be deleted on another CPU meanwhile.
+fn space_of(me: TcbRef) -> Result<SpaceRef, ErrorCode> {
+    if !thread::is_privileged(me) {
+        return Err(ErrorCode::NoPrivilege);
+    }
+    let specifier = ThreadId::from_raw(me.reg(reg::RDI));
+    if specifier.is_local() {
+        return Err(ErrorCode::InvalidSpace);
+    }
+    space::hold(me, specifier.raw()).ok_or(ErrorCode::InvalidSpace)
+}
+
+/// Changes `space` as `me` asks. Answers a thread whose CPU has to go on with it, if there is one.
+fn control(cpu: &PerCpu, me: TcbRef, space: SpaceRef) -> Result<Option<TcbRef>, ErrorCode> {
+    let change = decode(me, space)?;
+    let redirects = change.redirector.is_some();
+    commit(space, change)?;
+    Ok(if redirects { settle_threads(cpu, space) } else { None })
 }
 
 /// Marks the threads of `space` on this CPU according to its redirector. Answers one on another CPU that is not
@@ -45,7 +65,7 @@ fn settle_threads(cpu: &PerCpu, space: SpaceRef) -> Option<TcbRef> {
             continue;
         }
         if t.key().cpu() == cpu.number() {
-            crate::space::settle_redirection(space, t);
+            space::settle_redirection(space, t);
             if t == cpu.current.get() {
                 crate::sched::settle_expected(cpu, t);
             }
@@ -58,22 +78,11 @@ fn settle_threads(cpu: &PerCpu, space: SpaceRef) -> Option<TcbRef> {
 
 /// Checked arguments.
 struct Change {
-    space: SpaceRef,
     areas: Option<(Region, Region)>,
     redirector: Option<u64>,
 }
 
-fn decode(me: TcbRef) -> Result<Change, ErrorCode> {
-    if !thread::is_privileged(me) {
-        return Err(ErrorCode::NoPrivilege);
-    }
-    let specifier = ThreadId::from_raw(me.reg(reg::RDI));
-    if specifier.is_local() {
-        return Err(ErrorCode::InvalidSpace);
-    }
-    let space = thread::lookup(specifier.raw())
-        .and_then(|t| t.space.get())
-        .ok_or(ErrorCode::InvalidSpace)?;
+fn decode(me: TcbRef, space: SpaceRef) -> Result<Change, ErrorCode> {
     let areas = if space.is_initialised() {
         None
     } else {
@@ -87,7 +96,7 @@ fn decode(me: TcbRef) -> Result<Change, ErrorCode> {
         id if id.is_any() => Some(0),
         id => Some(thread::resolve(me, id.raw()).ok_or(ErrorCode::InvalidThread)?.id.get()),
     };
-    Ok(Change { space, areas, redirector })
+    Ok(Change { areas, redirector })
 }
 
 /// An area in user memory of at least 2^`smallest` bytes.
@@ -96,15 +105,15 @@ fn area(raw: u64, smallest: u8) -> Option<Region> {
     (region.size_log2() >= smallest && region.last() < USER_END.as_u64()).then_some(region)
 }
 
-fn commit(change: Change) -> Result<(), ErrorCode> {
+fn commit(space: SpaceRef, change: Change) -> Result<(), ErrorCode> {
     if let Some((kip, utcbs)) = change.areas {
-        if !crate::kip::map_into(change.space, kip.base()) {
+        if !crate::kip::map_into(space, kip.base()) {
             return Err(ErrorCode::OutOfMemory);
         }
-        change.space.initialise(kip, utcbs);
+        space.initialise(kip, utcbs);
     }
     if let Some(id) = change.redirector {
-        change.space.set_redirector(id);
+        space.set_redirector(id);
     }
     Ok(())
 }

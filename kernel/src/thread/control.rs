@@ -79,7 +79,10 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     } else if exists {
         modify(cpu, me, t)
     } else {
-        create(cpu, me)
+        match create(cpu, me) {
+            Err(ErrorCode::OutOfMemory) => create_again(cpu, me),
+            done => done,
+        }
     };
     match done {
         Ok(()) => me.set_reg(reg::RAX, 1),
@@ -154,31 +157,36 @@ fn create(cpu: &PerCpu, me: TcbRef) -> Result<(), ErrorCode> {
     if args.scheduler == 0 {
         return Err(ErrorCode::InvalidScheduler);
     }
-    let other = thread::resolve(me, args.space).and_then(|other| other.space.get());
-    match other {
+    match space::hold(me, args.space) {
         Some(space) if args.pager == 0 => settle(cpu, &args, space).map(|_| ()),
-        _ => create_other(cpu, &args, other),
+        other => create_other(cpu, &args, other),
     }
 }
 
-/// The rare kinds of creation: an active thread, or the first of a space.
+/// There was no memory for a thread: once more with the pages that this CPU has kept.
+#[cold]
+#[inline(never)]
+fn create_again(cpu: &PerCpu, me: TcbRef) -> Result<(), ErrorCode> {
+    match cross::quarantine::release() {
+        true => create(cpu, me),
+        false => Err(ErrorCode::OutOfMemory),
+    }
+}
+
+/// The rare kinds of creation: an active thread, or the first of a space. The caller's reference to `space` is used up.
 #[inline(never)]
 fn create_other(cpu: &PerCpu, args: &Args, space: Option<SpaceRef>) -> Result<(), ErrorCode> {
     let activate = args.pager != 0;
-    // A new space has no areas yet, so nobody can be active in it.
-    if space.is_none() && (args.space != args.dest.raw() || activate) {
-        return Err(ErrorCode::InvalidSpace);
-    }
-    if activate {
-        if !space.is_some_and(|s| s.is_initialised()) {
-            return Err(ErrorCode::InvalidSpace);
-        }
-        if !space.is_some_and(|s| s.is_utcb_location(args.utcb)) {
-            return Err(ErrorCode::UtcbArea);
-        }
-    }
     let home = match space {
-        Some(space) => space,
+        Some(space) => match activate.then(|| may_be_active(space, args.utcb)) {
+            Some(Err(error)) => {
+                space::left(cpu, space);
+                return Err(error);
+            }
+            _ => space,
+        },
+        // A new space has no areas yet, so nobody can be active in it.
+        None if args.space != args.dest.raw() || activate => return Err(ErrorCode::InvalidSpace),
         None => space::create(cpu.node())?,
     };
     let t = settle(cpu, args, home)?;
@@ -192,14 +200,22 @@ fn create_other(cpu: &PerCpu, args: &Args, space: Option<SpaceRef>) -> Result<()
     active
 }
 
-/// Makes an inactive thread of `space`: the part that may run out of memory first. A space that was made for the thread is
-/// gone if it fails.
+/// Whether a thread with its UTCB block at `location` can be active in `space`.
+fn may_be_active(space: SpaceRef, location: u64) -> Result<(), ErrorCode> {
+    if !space.is_initialised() {
+        return Err(ErrorCode::InvalidSpace);
+    }
+    space.is_utcb_location(location).then_some(()).ok_or(ErrorCode::UtcbArea)
+}
+
+/// Makes an inactive thread of `space`: the part that may run out of memory first. The caller's reference becomes the
+/// thread's; if it fails it is given back, and a space that was made for the thread is gone.
 #[inline(always)]
 fn settle(cpu: &PerCpu, args: &Args, space: SpaceRef) -> Result<TcbRef, ErrorCode> {
     let root = space.root_for(usize::from(cpu.number()), cpu.node(), cpu.kernel_root());
     let made = root.and_then(|r| Some((r, alloc::prepare(cpu, args.dest, args.scheduler)?)));
     let Some((root, t)) = made else {
-        space::unused(cpu, space);
+        space::left(cpu, space);
         return Err(ErrorCode::OutOfMemory);
     };
     if args.utcb != UNSPECIFIED {
@@ -213,15 +229,28 @@ fn settle(cpu: &PerCpu, args: &Args, space: SpaceRef) -> Result<TcbRef, ErrorCod
 #[inline(never)]
 fn modify(cpu: &PerCpu, me: TcbRef, t: TcbRef) -> Result<(), ErrorCode> {
     let args = Args::of(me);
-    let active = is_active(t);
     // The destination itself names its space, whatever version it is to get.
-    let named = if ThreadId::from_raw(args.space).number() == args.dest.number() {
-        Some(t)
-    } else {
-        thread::resolve(me, args.space)
-    };
-    let target = named.and_then(|n| n.space.get()).ok_or(ErrorCode::InvalidSpace)?;
+    let named = ThreadId::from_raw(args.space);
+    let specifier = if named.number() == args.dest.number() { t.id.get() } else { args.space };
+    let target = space::hold(me, specifier).ok_or(ErrorCode::InvalidSpace)?;
     let moves = t.space.get() != Some(target);
+    let done = modify_in(cpu, &args, t, target, moves);
+    // If the thread has moved the reference is its own now.
+    if !moves || t.space.get() != Some(target) {
+        space::left(cpu, target);
+    }
+    done
+}
+
+/// The same with the space that `t` is to be in afterwards.
+fn modify_in(
+    cpu: &PerCpu,
+    args: &Args,
+    t: TcbRef,
+    target: SpaceRef,
+    moves: bool,
+) -> Result<(), ErrorCode> {
+    let active = is_active(t);
     if args.utcb != UNSPECIFIED {
         if active {
             return Err(ErrorCode::UtcbArea);
@@ -232,18 +261,13 @@ fn modify(cpu: &PerCpu, me: TcbRef, t: TcbRef) -> Result<(), ErrorCode> {
     }
     let activate = args.pager != 0 && !active;
     if activate || (moves && active) {
-        if !target.is_initialised() {
-            return Err(ErrorCode::InvalidSpace);
-        }
         let location = if args.utcb != UNSPECIFIED { args.utcb } else { location(t) };
-        if !target.is_utcb_location(location) {
-            return Err(ErrorCode::UtcbArea);
-        }
+        may_be_active(target, location)?;
     }
     let home = t.travel.home();
     let root = migrate::root_on(target, home).ok_or(ErrorCode::OutOfMemory)?;
     cross::pin(cpu, t);
-    let done = commit_changes(cpu, &args, t, moves.then_some(target), activate);
+    let done = commit_changes(cpu, args, t, moves.then_some(target), activate);
     if done.is_ok() {
         t.root.set(root);
     }

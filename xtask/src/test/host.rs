@@ -68,7 +68,9 @@ impl Suite {
             Kind::Plain => format!("cargo test of {}", self.package),
             Kind::WithoutModels => format!("cargo test of {} without its models", self.package),
             Kind::Library => format!("cargo test of the library of {}", self.package),
-            Kind::Models => format!("every state and interleaving of the models of {}", self.package),
+            Kind::Models => {
+                format!("every state and interleaving of the models of {}", self.package)
+            }
             Kind::Miri => format!("{} under miri (needs a nightly tool chain)", self.package),
         }
     }

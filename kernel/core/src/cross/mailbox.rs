@@ -29,6 +29,8 @@ pub trait Word {
     fn set_bits(&self, bits: u64) -> u64;
     /// Clears bits, answers the old value.
     fn clear_bits(&self, bits: u64) -> u64;
+    /// Subtracts, answers the old value.
+    fn subtract(&self, value: u64) -> u64;
 }
 
 impl Word for AtomicU64 {
@@ -55,6 +57,10 @@ impl Word for AtomicU64 {
     #[inline(always)]
     fn clear_bits(&self, bits: u64) -> u64 {
         AtomicU64::fetch_and(self, !bits, Ordering::SeqCst)
+    }
+    #[inline(always)]
+    fn subtract(&self, value: u64) -> u64 {
+        AtomicU64::fetch_sub(self, value, Ordering::SeqCst)
     }
 }
 

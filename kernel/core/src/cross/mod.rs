@@ -15,6 +15,7 @@
 //! Two threads that go from one CPU to another arrive in the order in which they left (the mailbox is first in,
 //! first out), which is what orders a thread before those that follow it.
 
+pub mod life;
 // Interpreting all interleavings takes too long; loom itself switches stacks, which miri cannot follow.
 #[cfg(all(test, not(miri)))]
 mod loom_tests;
