@@ -36,5 +36,10 @@ pub fn groups(name: &str) -> &'static [&'static [Test]] {
     AREAS.iter().find(|(area, _)| *area == name).map_or(&[], |(_, groups)| groups)
 }
 
+/// Passes a little time, so that what races with others meets them at another moment.
+fn spin(rounds: u64) {
+    (0..rounds).for_each(|_| core::hint::spin_loop());
+}
+
 #[cfg(test)]
 mod table;

@@ -21,6 +21,7 @@ fn table() -> String {
                 Places::All => "all",
                 Places::OtherSpace => "other space",
                 Places::OtherCpu => "other CPU",
+                Places::ThirdCpu => "three CPUs",
             };
             let _ = writeln!(text, "| `{}` | {places} | {} |", test.name, test.what);
         }

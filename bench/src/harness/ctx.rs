@@ -77,6 +77,17 @@ impl Ctx {
         self.puppet_at(self.place)
     }
 
+    /// A puppet on a third CPU, in a third space.
+    ///
+    /// # Errors
+    /// If it cannot be made, or if the test's place does not promise that there is one.
+    pub fn puppet_on_third(&mut self) -> TestResult<Puppet> {
+        let Some(place) = self.place.third() else {
+            return Err(super::fail(line!(), format_args!("no third CPU")));
+        };
+        self.puppet_at(place)
+    }
+
     /// A puppet at another place.
     ///
     /// # Errors
@@ -165,6 +176,16 @@ impl Ctx {
             (false, false) => 4_000,
             (false, true) => 15_000,
         });
+    }
+
+    /// [`Ctx::settle`] for the third CPU, too. Somebody may travel between the two: so both twice.
+    pub fn settle_all(&self) {
+        for _ in 0..2 {
+            self.settle();
+            if let Some(cpu) = self.place.third().and_then(Place::cpu) {
+                let _ = settle::wait_for(cpu);
+            }
+        }
     }
 
     /// Waits until `partner` is in this phase of an IPC.

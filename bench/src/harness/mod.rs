@@ -72,6 +72,18 @@ impl Place {
         matches!(self, Self::Local | Self::Remote)
     }
 
+    /// Where somebody is who is neither on the runner's CPU nor on that of a partner at this place, in a third space;
+    /// `None` if this machine has no such place.
+    #[must_use]
+    pub fn third(self) -> Option<Self> {
+        let other = match self {
+            Self::RemoteFar => Self::RemoteNode,
+            Self::RemoteNode => Self::RemoteFar,
+            _ => return None,
+        };
+        (self.cpu() != other.cpu()).then_some(other)
+    }
+
     /// The CPU of the partner; `None` if this machine has no such place.
     #[must_use]
     pub fn cpu(self) -> Option<CpuId> {
@@ -100,6 +112,8 @@ pub enum Places {
     OtherSpace,
     /// Everywhere on another CPU.
     OtherCpu,
+    /// In another space on another CPU, where the machine has a third one for the partner's partner.
+    ThirdCpu,
 }
 
 impl Places {
@@ -110,6 +124,7 @@ impl Places {
             Self::All => true,
             Self::OtherSpace => !place.is_local(),
             Self::OtherCpu => !place.same_cpu(),
+            Self::ThirdCpu => place.third().is_some(),
         })
     }
 }

@@ -20,9 +20,11 @@ pub mod transfer;
 use kcore::ipc::{Awaited, Identity, Key, State, accepts, meet::may_propagate};
 use l4abi::error::IpcCode;
 use l4abi::id::ThreadId;
+use l4abi::syscall::SyscallNo;
 use l4abi::tag::{MAX_WORDS, MsgTag, TagFlags};
 
 use crate::arch::x86_64::cpu_ops;
+use crate::cross::errand::Errand;
 use crate::ipc::result::{Phase, fail};
 use crate::ipc::transfer::Outcome;
 use crate::sched::percpu::PerCpu;
@@ -170,8 +172,8 @@ fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
         let Some(taker) = thread::redirect(me, dest) else { return no_thread(cpu, me, 0) };
         dest = taker;
     }
-    if MsgTag::from_raw(me.reg(reg::R9)).is_propagated() {
-        propagate(cpu, me, dest);
+    if MsgTag::from_raw(me.reg(reg::R9)).is_propagated() && !propagate(cpu, me, dest) {
+        return Next::Schedule;
     }
     trace::ipc_send(me, dest, false);
     if dest.key().cpu() != me.key().cpu() {
@@ -235,8 +237,11 @@ pub fn poll_since(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: timeout::Dea
 
 /// Checks the virtual sender that `me` names and, if allowed, sends in its name. If not allowed the flag is
 /// dropped without an error (reference 5.4).
+///
+/// A virtual sender that waits for the reply of the real one shall wait for the receiver's. If it does so on
+/// another CPU, because one of the two was moved since the request, `me` goes there first: false.
 #[cold]
-fn propagate(_cpu: &PerCpu, me: TcbRef, dest: TcbRef) {
+fn propagate(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> bool {
     let claimed = thread::lookup(utcb::virtual_sender(me)).filter(|v| {
         let redirector = v.space.get().is_some_and(|s| s.redirector() == me.id.get());
         may_propagate(identity(me), identity(v), space_token(dest), redirector)
@@ -247,16 +252,19 @@ fn propagate(_cpu: &PerCpu, me: TcbRef, dest: TcbRef) {
             MsgTag::from_raw(me.reg(reg::R9)).with_flags(TagFlags::empty()).raw(),
         ),
         Some(v) => {
+            let waits = matches!(v.state(), State::Waiting | State::Remote)
+                && v.awaited.get() == me.id.get();
+            let call = SyscallNo::Ipc;
+            if waits && !crate::cross::reach(cpu, me, v, Errand::Syscall { call }) {
+                return false;
+            }
             me.virtual_sender.set(v.id.get());
-            // The virtual sender waits for the reply of the real one: it shall wait for the receiver's.
-            if v.key().cpu() == me.key().cpu()
-                && v.state() == State::Waiting
-                && v.awaited.get() == me.id.get()
-            {
+            if waits && v.state() == State::Waiting && v.awaited.get() == me.id.get() {
                 v.awaited.set(dest.id.get());
             }
         }
     }
+    true
 }
 
 /// Moves the message of `sender` to `dest`, which waits for it. Both are on this CPU; either may be current.

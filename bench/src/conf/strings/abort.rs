@@ -21,14 +21,19 @@ tests! {
 const LEN: u64 = 8192;
 
 /// A transfer between two puppets that hangs at the second page of one side.
-struct Stuck {
-    sender: Puppet,
-    receiver: Puppet,
+pub(super) struct Stuck {
+    pub(super) sender: Puppet,
+    pub(super) receiver: Puppet,
+}
+
+/// A transfer between two puppets in the same place.
+fn stuck(ctx: &mut Ctx, way: Way) -> TestResult<Stuck> {
+    let (sender, receiver) = (ctx.puppet()?, ctx.puppet()?);
+    hang(ctx, way, sender, receiver)
 }
 
 /// Starts the transfer; the side that faults is the sender's if the way is to the runner.
-fn stuck(ctx: &mut Ctx, way: Way) -> TestResult<Stuck> {
-    let (sender, receiver) = (ctx.puppet()?, ctx.puppet()?);
+pub(super) fn hang(ctx: &Ctx, way: Way, sender: Puppet, receiver: Puppet) -> TestResult<Stuck> {
     pager::open(0, arena::page(64), LEN, Rights::RWX, Mode::Map);
     let faulter = if way == Way::ToRunner { &sender } else { &receiver };
     faulter.run(crate::harness::puppet::Op::Write, &[arena::window(0), 0])?;
@@ -45,20 +50,19 @@ fn stuck(ctx: &mut Ctx, way: Way) -> TestResult<Stuck> {
     receiver.start_ipc(&receive)?;
     let send = IpcCmd::send(receiver.id).message(MsgTag::new(1, 0, 2), &typed);
     sender.start_ipc(&send.timeouts(forever, forever))?;
-    ctx.settle();
-    ctx.settle();
+    ctx.settle_all();
     check_eq!(pager::seen(0).faults, before + 1, "the transfer waits at its fault");
     check!(!sender.is_done() && !receiver.is_done(), "already over");
     Ok(Stuck { sender, receiver })
 }
 
-fn abort(id: ThreadId) -> TestResult {
+pub(super) fn abort(id: ThreadId) -> TestResult {
     let change = Exregs { control: Control::ABORT_IPC, ..Exregs::default() };
     need!(sys::exchange_registers(id, change));
     Ok(())
 }
 
-fn check_aborted(stuck: &Stuck) -> TestResult {
+pub(super) fn check_aborted(stuck: &Stuck) -> TestResult {
     let sent = stuck.sender.finish()?.ipc_error().map(|e| (e.phase, e.code, e.offset));
     check_eq!(sent, Some((Phase::Send, IpcCode::Aborted, 4096)), "sender");
     let got = stuck.receiver.finish()?.ipc_error().map(|e| (e.phase, e.code, e.offset));

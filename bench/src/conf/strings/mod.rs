@@ -4,13 +4,15 @@ mod abort;
 mod cuts;
 mod faults;
 mod forms;
+mod third;
 
 use crate::harness::{Ctx, IpcCmd, Outcome, Puppet, Test, TestResult, arena};
 use l4abi::item::StringHead;
 use libl4::MsgTag;
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[forms::TESTS, cuts::TESTS, faults::TESTS, abort::TESTS];
+pub const GROUPS: &[&[Test]] =
+    &[forms::TESTS, cuts::TESTS, faults::TESTS, abort::TESTS, third::TESTS];
 
 /// Which way a string goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,13 +2,14 @@
 
 mod errors;
 mod life;
+mod races;
 
 use crate::harness::{Ctx, Test, ids};
 use libl4::sys::{self, SysResult, ThreadControl};
 use libl4::{ErrorCode, ThreadId};
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[life::TESTS, errors::TESTS];
+pub const GROUPS: &[&[Test]] = &[life::TESTS, errors::TESTS, races::TESTS];
 
 /// ThreadControl of a thread in the runner's space; nil and `None` where nothing is said.
 fn control(ctx: &Ctx, dest: ThreadId) -> ThreadControl {
