@@ -88,6 +88,11 @@ pub struct Options {
     pub max_cpus: Option<u32>,
     /// Treat this CPU as if it did not answer when it is started.
     pub silent_cpu: Option<u32>,
+    /// What is measured of the CPUs' time-stamp counters is applied; off: they are taken to be equal.
+    pub clock_sync: bool,
+    /// Treat the time-stamp counter of CPU n as if it were n times so many microseconds ahead, or behind if n is even:
+    /// tries the correction on machines whose counters agree.
+    pub clock_skew_us: Option<u64>,
     /// Print what the boot stages find.
     pub verbose: bool,
     /// Record what the kernel does; only in a kernel that was built for it.
@@ -115,6 +120,8 @@ impl Options {
         pool_size: None,
         max_cpus: None,
         silent_cpu: None,
+        clock_sync: true,
+        clock_skew_us: None,
         verbose: false,
         trace: false,
         trace_size: 128 << 10,
@@ -222,6 +229,12 @@ const KNOWN: &[Known] = &[
         set: |o, v| put(&mut o.max_cpus, v.parse().ok().filter(|&n| n > 0).map(Some)),
     },
     Known { name: "silent", takes: "cpuN", set: |o, v| put(&mut o.silent_cpu, cpu(v).map(Some)) },
+    Known { name: "clock_sync", takes: "on|off", set: |o, v| put(&mut o.clock_sync, switch(v)) },
+    Known {
+        name: "clock_skew",
+        takes: "MICROSECONDS",
+        set: |o, v| put(&mut o.clock_skew_us, v.parse::<u32>().ok().map(|us| Some(us.into()))),
+    },
     Known { name: "verbose", takes: "on|off", set: |o, v| put(&mut o.verbose, switch(v)) },
     Known { name: "kdb", takes: "on|off", set: |o, v| put(&mut o.kdb, switch(v)) },
     Known { name: "trace", takes: "on|off", set: |o, v| put(&mut o.trace, switch(v)) },
@@ -330,7 +343,8 @@ mod tests {
     fn every_option_is_stored() {
         let line = "exit=boot test=boot panic=cpu3 text_replication=off tcb_migration=off \
                     node_pools=flat page_table_replication=off cache=off fastpath=off \
-                    pool_size=16M maxcpus=5 silent=cpu2 verbose=on trace=on trace_size=1M kdb=off";
+                    pool_size=16M maxcpus=5 silent=cpu2 clock_sync=off \
+                    clock_skew=700 verbose=on trace=on trace_size=1M kdb=off";
         let want = Options {
             exit: Some(Exit::Boot),
             test: Some(SelfTest::Boot),
@@ -344,6 +358,8 @@ mod tests {
             pool_size: Some(16 << 20),
             max_cpus: Some(5),
             silent_cpu: Some(2),
+            clock_sync: false,
+            clock_skew_us: Some(700),
             verbose: true,
             trace: true,
             trace_size: 1 << 20,
@@ -385,6 +401,8 @@ mod tests {
             "node_pools=off",
             "maxcpus=0",
             "maxcpus=many",
+            "clock_skew=-1",
+            "clock_skew=fast",
             "pool_size=",
             "pool_size=M",
             "pool_size=-1",
