@@ -13,6 +13,7 @@ use kcore::cross::post::Post;
 use kcore::layout::{self, cpu_local};
 use kcore::types::{ApicId, CpuId, NodeId, PhysAddr};
 
+use crate::arch::x86_64::clock_sync::Meeting;
 use crate::arch::x86_64::selftest::Probe;
 use crate::boot::placement::Observed;
 use crate::cross::counters::Counters;
@@ -94,6 +95,8 @@ pub struct Shared {
     pub irq_lines: Post<AtomicU64, { layout::MAX_SYSTEM_BASE as usize / 64 }>,
     /// What this CPU wants others to forget.
     pub request: Request,
+    /// How its time-stamp counter was compared with the boot processor's.
+    pub clock: Meeting,
     /// Traffic with other CPUs.
     pub counters: Counters,
     /// What the CPU did.
@@ -132,6 +135,7 @@ impl CpuBlock {
                     [const { AtomicU64::new(0) }; layout::MAX_SYSTEM_BASE as usize / 64],
                 ),
                 request: Request::new(),
+                clock: Meeting::new(),
                 counters: Counters::new(),
                 trace: Ring::new(),
                 held: Held::new(),

@@ -46,7 +46,7 @@ static DONE: AtomicBool = AtomicBool::new(false);
 pub extern "C" fn on_kernel_space() -> ! {
     let processor = stages::boot_processor();
     let clocks = stages::clocks(processor);
-    // Before any other CPU runs: each takes its copy of the factors as it starts.
+    // Before any other CPU runs: each takes its copy of the factors, and of its offset, as it starts.
     crate::time::init();
     if machine::get().options.verbose {
         describe::print(machine::get());
@@ -63,6 +63,7 @@ fn finish(all: &stages::AllUp) {
     let machine = machine::get();
     let options = &machine.options;
     let ok = record::print(machine, all);
+    record::print_clocks(machine);
     DONE.store(true, Ordering::Release);
     provoke_failure();
     if let Some((cpu, _)) = options.panic {

@@ -10,7 +10,7 @@ use super::placement::{self, Item, Observed};
 use super::stages::AllUp;
 use crate::arch::x86_64::{apic, clock, cpu_ops};
 use crate::machine::Machine;
-use crate::{console, cpu, memory};
+use crate::{console, cpu, memory, println, time};
 
 /// Prints the record. Returns the verdict: all CPUs are up and everything lies where it should.
 pub fn print(machine: &Machine, all: &AllUp) -> bool {
@@ -24,6 +24,51 @@ pub fn print(machine: &Machine, all: &AllUp) -> bool {
         let _ = write(out, machine, all, us, ok);
     });
     ok
+}
+
+/// Prints how far the CPUs' clocks can be apart: one record, kind `clock`. Times are of the boot processor's
+/// time-stamp counter.
+pub fn print_clocks(machine: &Machine) {
+    let up = || (0..machine.topology.nr_cpus()).map(|n| CpuId::new(n as u16));
+    let clocks = || up().filter_map(|id| cpu::shared_of(id).map(|shared| (id, &shared.clock)));
+    let adjusts = || clocks().map(|(_, clock)| clock.adjust());
+    if adjusts().any(|adjust| Some(adjust) != adjusts().next()) {
+        println!(
+            "clocks: firmware adjusted the TSC of some CPUs; the measured offsets take care of it"
+        );
+    }
+    if let Some((id, _)) = clocks().find(|(_, clock)| !clock.estimate().steady) {
+        println!(
+            "clocks: the TSC of cpu {id} runs at another rate or jumped while it was compared"
+        );
+    }
+    let apart = up().flat_map(|a| up().map(move |b| (a, b))).filter(|(a, b)| a != b);
+    let most_us = apart.filter_map(|(a, b)| time::disagreement_us(a, b)).max().unwrap_or(0);
+    console::with(|out| {
+        let mut line = Line::begin(out, "clock");
+        line.num("tsc_khz", clock::tsc_hz() / 1000)
+            .flag("invariant_tsc", machine.features.invariant_tsc)
+            .flag("tsc_adjust", machine.features.tsc_adjust)
+            .flag("corrected", machine.options.clock_sync)
+            .num("disagreement_us", most_us);
+        line.array("cpus", |line| {
+            for (id, clock) in clocks() {
+                let found = clock.estimate();
+                line.object(|line| {
+                    line.num("cpu", u64::from(id.get()))
+                        .int("offset_ticks", found.offset)
+                        .num("bound_ticks", found.bound)
+                        .num("round_trip_ticks", found.round_trip)
+                        .num("rounds", u64::from(found.rounds))
+                        .flag("steady", found.steady)
+                        .int("made_up_ticks", clock.made_up())
+                        .int("adjust_ticks", clock.adjust());
+                });
+            }
+        });
+        // The port cannot fail.
+        let _ = line.end();
+    });
 }
 
 /// CPUs that are up, with what they found.

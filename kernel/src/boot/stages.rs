@@ -16,11 +16,13 @@ use super::handoff::{Handoff, MemoryKind};
 use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::paging;
 use crate::arch::x86_64::regs::Features;
-use crate::arch::x86_64::{apic, clock, cpu_start, fpu, image, ioapic, regs, tables, trampoline};
+use crate::arch::x86_64::{
+    apic, clock, clock_sync, cpu_start, fpu, image, ioapic, regs, tables, trampoline,
+};
 use crate::cpu;
 use crate::machine::{self, Machine};
 use crate::util::sealed;
-use crate::{memory, println};
+use crate::{memory, println, time};
 
 /// Lines can be printed.
 pub struct Console(());
@@ -261,6 +263,12 @@ pub fn clocks(_: BootProcessor) -> Clocks {
         ),
         None => fatal(format_args!("no reference clock to calibrate the timers with")),
     }
+    if !machine.features.invariant_tsc && !machine.features.hypervisor {
+        println!(
+            "clocks: the processor does not promise that the TSC runs at a constant rate and never stops"
+        );
+    }
+    clock_sync::read_adjust();
     ioapic::init(&machine.io_apics, &machine.overrides);
     Clocks(())
 }
@@ -321,4 +329,6 @@ pub fn application_processor() {
     }
     super::placement::observe();
     this.shared.up.store(true, core::sync::atomic::Ordering::Release);
+    clock_sync::follow();
+    time::start_cpu();
 }

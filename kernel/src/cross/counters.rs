@@ -27,6 +27,11 @@ pub fn count(what: Counter) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
+/// Sets a counter of this CPU that is no count.
+pub fn set(what: Counter, value: u64) {
+    cpu::this().shared.counters.0[what as usize].store(value, Ordering::Relaxed);
+}
+
 /// Names and values of the counters in `counters`.
 #[cfg(feature = "kdb")]
 pub fn of(counters: &Counters) -> impl Iterator<Item = (&'static str, u64)> + '_ {

@@ -94,10 +94,6 @@ pub fn is_quiet() -> bool {
 #[inline(never)]
 fn serve(cpu: &PerCpu) {
     let shared = &cpu::this().shared;
-    if cpu.us_per_tick.get() == 0 {
-        // This CPU was idle before the clock was started.
-        time::start_cpu(cpu);
-    }
     serve_shootdowns();
     for parcel in shared.mailbox.take::<Parcel>() {
         let t = welcome(cpu, parcel);

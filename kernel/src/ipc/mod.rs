@@ -23,7 +23,6 @@ use l4abi::id::ThreadId;
 use l4abi::syscall::SyscallNo;
 use l4abi::tag::{MAX_WORDS, MsgTag, TagFlags};
 
-use crate::arch::x86_64::cpu_ops;
 use crate::cross::errand::Errand;
 use crate::ipc::result::{Phase, fail};
 use crate::ipc::transfer::Outcome;
@@ -223,7 +222,7 @@ fn not_ready(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: Option<timeout::D
 
 /// Queues `me` at `dest` until that takes its message.
 pub fn poll_at(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: timeout::Deadline) {
-    poll_since(cpu, me, dest, deadline, cpu_ops::rdtsc());
+    poll_since(cpu, me, dest, deadline, crate::time::ticks());
 }
 
 /// The same, in the turn of one that is queued since then (clock ticks).

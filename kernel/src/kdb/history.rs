@@ -13,8 +13,7 @@ pub fn last(out: &mut impl Write, count: u64) -> fmt::Result {
     if !machine::get().options.trace {
         return writeln!(out, "the kernel option trace=on records what happens");
     }
-    let scheduling = &cpu::this().scheduling;
-    let (zero, factor) = (scheduling.tsc_zero.get(), scheduling.us_per_tick.get());
+    let factor = cpu::this().scheduling.us_per_tick.get();
     for number in cpus(None) {
         let Some(ring) = shared(number).map(|s| &s.trace) else { continue };
         let kept = ring.kept();
@@ -22,8 +21,7 @@ pub fn last(out: &mut impl Write, count: u64) -> fmt::Result {
         writeln!(out, "cpu{number}: {} records, the last {}", ring.written(), kept.end - start)?;
         for n in start..kept.end {
             let record = ring.record(n);
-            let ticks = record.time.wrapping_sub(zero);
-            let us = (u128::from(ticks) * u128::from(factor)) >> crate::time::SHIFT;
+            let us = (u128::from(record.time) * u128::from(factor)) >> crate::time::SHIFT;
             line(out, us as u64, &record)?;
         }
     }

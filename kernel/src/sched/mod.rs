@@ -422,7 +422,6 @@ pub fn run(boot_processor: bool) -> ! {
     }
     trace::start(cpu);
     crate::kdb::start(cpu);
-    time::start_cpu(cpu);
     fpu::init(crate::machine::get().features.xsave);
     match memory::alloc_page(cpu.node()) {
         Ok(page) => cpu.start(thread::table::idle(page)),

@@ -24,7 +24,7 @@ pub struct PerCpu {
     pub expected_key: Cell<u64>,
     /// Global id of the running thread.
     pub current_id: Cell<u64>,
-    /// Time-stamp counter at clock zero, of this CPU.
+    /// This CPU's time-stamp counter at clock zero, as if it had been running then ([`crate::time`]).
     pub tsc_zero: Cell<u64>,
     /// Microseconds per tick of the time-stamp counter, as a fraction of 2^32.
     pub us_per_tick: Cell<u64>,

@@ -98,22 +98,46 @@ pub fn timer_fires() -> Verdict {
     seen!("asked for {US} us, took {us}")
 }
 
-/// The latest time-stamp that any CPU has read.
-static LATEST: Mutex<u64> = Mutex::new(0);
+/// The latest time that any CPU has read, ticks, and by which CPU.
+static LATEST: Mutex<(i64, u16)> = Mutex::new((0, 0));
 
-/// Time-stamp counters agree: what one CPU reads after another is later, whichever they are. The kernel compares
-/// them across CPUs without correction.
-pub fn tsc_agrees() -> Verdict {
+/// Clocks agree: what one CPU reads after another is later, whichever they are, or earlier by no more than the measured
+/// bounds of both.
+pub fn clocks_agree() -> Verdict {
     const READINGS: u32 = 300;
-    let mut behind = 0;
+    let me = cpu::this().identity.id;
+    let bound = |cpu: u16| crate::time::bound_ticks(CpuId::new(cpu)).unwrap_or(0);
+    let (mut behind, mut most) = (0, 0);
     for _ in 0..READINGS {
         let mut latest = LATEST.lock();
-        let now = cpu_ops::rdtsc();
-        behind = behind.max(latest.saturating_sub(now));
-        *latest = now.max(*latest);
+        let now = crate::time::ticks_in_order() as i64;
+        let late = latest.0.saturating_sub(now).max(0) as u64;
+        let allowed = if latest.1 == me.get() { 0 } else { bound(me.get()) + bound(latest.1) };
+        check!(late <= allowed, "{late} ticks behind cpu {}, {allowed} allowed", latest.1);
+        (behind, most) = (behind.max(late), most.max(allowed));
+        *latest = (now.max(latest.0), if now >= latest.0 { me.get() } else { latest.1 });
+        drop(latest);
+        core::hint::spin_loop();
     }
-    // Reading the counter is not ordered with taking the lock to the last tick.
-    let us = clock::tsc_to_us(behind);
-    check!(us <= 1, "{behind} ticks ({us} us) behind another CPU");
-    seen!("{READINGS} readings on every CPU, at most {behind} ticks behind")
+    seen!("{READINGS} readings on every CPU, at most {behind} ticks behind; {most} allowed")
+}
+
+/// The measurement of a made-up offset (`clock_skew`) found it, and no other, within its bound; where none is made up,
+/// the counters of an emulator agree within theirs.
+pub fn offsets_found() -> Verdict {
+    let machine = machine::get();
+    let mut widest = 0;
+    for n in 0..machine.topology.nr_cpus() {
+        let id = CpuId::new(n as u16);
+        let Some(shared) = cpu::shared_of(id) else { continue };
+        let (found, truth) = (shared.clock.estimate(), shared.clock.made_up());
+        check!(n == 0 || found.rounds > 0, "cpu {id} was not measured");
+        if machine.features.hypervisor {
+            let (off, bound) = (found.offset.abs_diff(truth), found.bound);
+            check!(found.steady, "cpu {id}: the measurements contradict each other");
+            check!(off <= bound, "cpu {id}: {off} ticks off, {bound} allowed");
+        }
+        widest = widest.max(found.bound);
+    }
+    seen!("every CPU within its bound, at most {widest} ticks")
 }

@@ -10,9 +10,8 @@ use spin::Once;
 pub use dump::print;
 
 use super::points::Entry;
-use crate::arch::x86_64::cpu_ops;
 use crate::sched::percpu::PerCpu;
-use crate::{cpu, machine, memory, println};
+use crate::{cpu, machine, memory, println, time};
 
 /// This kernel can trace.
 pub const BUILT: bool = true;
@@ -45,7 +44,7 @@ impl Ring {
         let number = self.written.load(Ordering::Relaxed);
         // The length is a power of two, so that this never fails.
         let Some(words) = slots.get(number as usize & (slots.len() - 1)) else { return };
-        words[0].store(cpu_ops::rdtsc(), Ordering::Relaxed);
+        words[0].store(time::ticks(), Ordering::Relaxed);
         words[1].store(head, Ordering::Relaxed);
         words[2].store(a, Ordering::Relaxed);
         words[3].store(b, Ordering::Relaxed);

@@ -62,10 +62,9 @@ pub fn print() {
         return;
     }
     rings().for_each(|(_, ring)| ring.switch(false));
-    let zero = cpu::this().scheduling.tsc_zero.get();
     line("trace", |l| {
         l.num("version", VERSION).num("cpus", rings().count() as u64);
-        l.num("tsc_hz", clock::tsc_hz()).num("tsc_zero", zero);
+        l.num("tsc_hz", clock::tsc_hz()).num("tsc_zero", 0);
     });
     tcb_area::present().filter_map(thread::present).for_each(print_thread);
     rings().for_each(|(number, ring)| print_ring(number, ring));

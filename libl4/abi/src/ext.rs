@@ -107,6 +107,8 @@ abi_enum! {
         CrossIpc = 7 => "cross_ipc",
         /// Thread control blocks moved to this processor's node.
         TcbMoves = 8 => "tcb_moves",
+        /// Not a count: the processor's clock is wrong by at most so many nanoseconds against the boot processor's.
+        ClockBound = 9 => "clock_bound_ns",
     }
 }
 

@@ -79,6 +79,19 @@ pub fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Time-stamp counter, read after everything before has happened and before anything behind begins (SDM 2B, RDTSC).
+/// Where LFENCE does not wait (AMD processors on which firmware left it so) the order is as loose as [`rdtsc`]'s.
+pub fn rdtsc_in_order() -> u64 {
+    use core::arch::x86_64::_mm_lfence;
+    // SAFETY: fences and a counter; every 64-bit processor has SSE2.
+    unsafe {
+        _mm_lfence();
+        let now = core::arch::x86_64::_rdtsc();
+        _mm_lfence();
+        now
+    }
+}
+
 /// The caller's frame pointer, where a backtrace starts.
 #[inline(always)]
 pub fn frame_pointer() -> u64 {

@@ -11,7 +11,7 @@ use x86_64::structures::DescriptorTablePointer;
 
 use super::bootmem::BootWindow;
 use super::paging::CpuSpace;
-use super::{apic, clock, cpu_ops, gdt, idt, image, trampoline};
+use super::{apic, clock, clock_sync, cpu_ops, gdt, idt, image, trampoline};
 use crate::cpu::{CpuBlock, Shared};
 
 /// How long a CPU has to answer the first start-up interrupt, and the second. Emulated CPUs share few
@@ -126,6 +126,8 @@ pub fn start(cpu: CpuId, apic_id: ApicId, silent: bool) -> bool {
         up = wait_for(cpu, PATIENCE_US);
     }
     trampoline::give_up();
+    // The CPU that is up waits for its clock to be compared.
+    up = up && block_of(cpu).is_some_and(clock_sync::lead);
     if !up {
         apic::send_init(apic_id);
     }

@@ -133,10 +133,12 @@ global_asm!(
 
     IPC_CHECKS_ASIDE registers
 
-    # The clock: what `syscall::clock` computes.
+    # The clock: what `syscall::clock` computes. The fence keeps the counter from being read before what the program
+    # read before it, such as a time that another CPU left in memory.
     not_ipc:
         cmp rcx, {CLOCK_RETURN}
         jne not_clock
+        lfence
         rdtsc
         shl rdx, 32
         or rax, rdx

@@ -5,6 +5,7 @@ pub mod backtrace;
 mod bootloader;
 pub mod bootmem;
 pub mod clock;
+pub mod clock_sync;
 pub mod copy_window;
 pub mod cpu_ops;
 pub mod cpu_start;

@@ -34,6 +34,8 @@ pub struct Features {
     pub x2apic: bool,
     pub tsc_deadline: bool,
     pub invariant_tsc: bool,
+    pub tsc_adjust: bool,
+    pub hypervisor: bool,
 }
 
 impl Features {
@@ -61,6 +63,8 @@ impl Features {
             x2apic: bit(one.ecx, 21),
             tsc_deadline: bit(one.ecx, 24),
             invariant_tsc: bit(power, 8),
+            tsc_adjust: bit(seven_b, 1),
+            hypervisor: bit(one.ecx, 31),
         }
     }
 }
