@@ -1,7 +1,7 @@
 //! Guest suites: boots, two at a time, and what came of them.
 
 use super::{
-    Failure, Report, boot_record,
+    Failure, Report, boot_record, clock_record,
     suites::{BootPath, Check, Expect, Suite},
 };
 use crate::{
@@ -286,6 +286,9 @@ fn judge(run: &Run, outcome: &Outcome, fault: Option<String>, report: &mut Repor
     }
     for check in &run.suite.checks {
         wrong.extend(boot_record::check(*check, &run.machine, &outcome.seen.records));
+        if *check == Check::Clocks {
+            wrong.extend(clock_record::check(run.suite.clock_skew_us(), &outcome.seen.records));
+        }
     }
     if wrong.is_empty() {
         // Without test records, to boot and to leave as expected is the test.

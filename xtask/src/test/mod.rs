@@ -5,6 +5,7 @@
 //! `N passed, N failed` over all of them.
 
 mod boot_record;
+mod clock_record;
 mod guest;
 mod host;
 mod suites;

@@ -104,6 +104,8 @@ pub enum Check {
     Local,
     /// All nodes share one kernel text.
     SharedText,
+    /// The `clock` record says what is true of the emulator's clocks, or what was made up.
+    Clocks,
     /// The guest printed a trace in which a message to another CPU can be followed from the send by the interrupt to
     /// the waking of the receiver.
     Trace,
@@ -167,6 +169,15 @@ impl Suite {
         if let Some(seed) = seed {
             self.append.push_str(&format!(" seed={seed:#x}"));
         }
+    }
+
+    /// The kernel option `clock_skew`.
+    pub fn clock_skew_us(&self) -> u64 {
+        let words = self.append.split_ascii_whitespace();
+        words
+            .filter_map(|word| word.strip_prefix("clock_skew=")?.parse().ok())
+            .next_back()
+            .unwrap_or(0)
     }
 
     /// Names of the machines it runs on.
