@@ -14,7 +14,7 @@ use libl4::pager::{self, Fault};
 use libl4::sys::{self, Schedule, ThreadControl};
 use libl4::thread::{self, Stack};
 use libl4::{Acceptor, Fpage, MsgTag, Rights, ThreadId, ThreadNo, Time, Timeouts};
-use libl4::{arch, exit, ipc, kip, msg, println, roi, time};
+use libl4::{arch, exit, ipc, kip, msg, println, roi, sigma0, time};
 
 libl4::entry!(main);
 
@@ -29,6 +29,9 @@ const PARTNER_UTCBS: u64 = 0x8000_0000;
 /// Memory that the partner faults on or gets mapped: its addresses are those of memory of this thread.
 const SCRATCH: u64 = 96 << 20;
 const PAGE: u64 = 4096;
+/// Log2 of the size of a large page, and where the partner gets parts of one.
+const LARGE_LOG2: u8 = 21;
+const PARTS: u64 = 0x40_0000_0000;
 
 /// What the partner can do; the label of a command.
 mod role {
@@ -291,15 +294,24 @@ fn ipc_calls(partner: ThreadId) {
 
 fn faults(partner: ThreadId) {
     roi::name::<4>("fault");
-    command(partner, role::TOUCH, SCRATCH);
+    let same = |addr| addr;
+    fault_round_trips::<4>(partner, SCRATCH, same);
+    roi::name::<13>("fault in large");
+    let Ok(large) = sigma0::any_page(LARGE_LOG2) else { return check("a large page", false) };
+    fault_round_trips::<13>(partner, PARTS, |addr| large + (addr - PARTS));
+}
+
+/// The partner faults on `ROUNDS` pages from `first` on and gets what `source` says.
+fn fault_round_trips<const ROI: u16>(partner: ThreadId, first: u64, source: impl Fn(u64) -> u64) {
+    command(partner, role::TOUCH, first);
     let mut got = ipc::receive(partner, never());
-    roi::begin::<4>();
+    roi::begin::<ROI>();
     for _ in 0..ROUNDS {
         let Some(Fault::Page(fault)) = got.as_ref().ok().and_then(Fault::of) else { break };
-        let tag = pager::map_reply(&fault, fault.addr, 12, Rights::RWX);
+        let tag = pager::map_reply(&fault, source(fault.addr), 12, Rights::RWX);
         got = ipc::call(partner, never(), tag);
     }
-    roi::end::<4>();
+    roi::end::<ROI>();
     check("faults", got.is_ok_and(|g| g.tag.label() == 0));
 }
 

@@ -72,6 +72,30 @@ pub(super) fn walk<E: Env>(env: &E, space: SpaceRef, va: u64, stop: u8) -> Slot 
     Slot { at, level: 1, entry: env.read(at), used }
 }
 
+/// The entry of `va` at `level`, with the tables on the way made as needed; a page of a higher level that is in the
+/// way is returned instead. The lock of `space` is held.
+#[inline(never)]
+pub(super) fn make_tables<E: Env>(
+    env: &E,
+    space: SpaceRef,
+    va: u64,
+    level: u8,
+    home: NodeId,
+) -> Result<Slot, OutOfMemory> {
+    loop {
+        let slot = walk(env, space, va, level);
+        if slot.level == level || slot.entry & pte::P != 0 {
+            return Ok(slot);
+        }
+        let table = env.alloc_table(home).ok_or(OutOfMemory)?;
+        let entry = table | pte::TABLE;
+        slot.fill(env, entry, 0);
+        if slot.level == 4 {
+            env.top_changed(space, (slot.at >> 3 & 511) as usize, entry);
+        }
+    }
+}
+
 /// A leaf table that was used last.
 #[derive(Clone, Copy, Default)]
 pub struct Leaf {
@@ -293,29 +317,7 @@ impl<'a, E: Env> Session<'a, E> {
         {
             return Ok(slot);
         }
-        self.make_tables(space, va, level, home)
-    }
-
-    #[inline(never)]
-    fn make_tables(
-        &mut self,
-        space: SpaceRef,
-        va: u64,
-        level: u8,
-        home: NodeId,
-    ) -> Result<Slot, OutOfMemory> {
-        loop {
-            let slot = self.find(space, va, level);
-            if slot.level == level || slot.entry & pte::P != 0 {
-                return Ok(slot);
-            }
-            let table = self.env.alloc_table(home).ok_or(OutOfMemory)?;
-            let entry = table | pte::TABLE;
-            self.fill(&slot, entry, 0);
-            if slot.level == 4 {
-                self.env.top_changed(space, (slot.at >> 3 & 511) as usize, entry);
-            }
-        }
+        make_tables(self.env, space, va, level, home)
     }
 
     /// Writes an empty entry: `shadow` is the node of a page, or the used groups of a table.

@@ -9,7 +9,7 @@ use crate::mapdb::env::{Env, SpaceRef};
 use crate::mapdb::flush::FlushSet;
 use crate::mapdb::pte::{self, SHADOW};
 use crate::mapdb::session::{Hint, Session};
-use crate::mapdb::{DeleteOp, MapOp, Progress, UnmapOp, map_single};
+use crate::mapdb::{DeleteOp, MapOp, Progress, UnmapOp, map_single, node};
 
 const M: u64 = 1 << 20;
 const PAGE: u64 = 4096;
@@ -61,6 +61,7 @@ pub struct Driver {
     /// Operations that the short paths did.
     short_paths: u64,
     singles: u64,
+    parts: u64,
     hint: Hint,
 }
 
@@ -76,6 +77,7 @@ impl Driver {
             pages_mapped: 0,
             short_paths: 0,
             singles: 0,
+            parts: 0,
             hint: Hint::NONE,
         }
     }
@@ -181,6 +183,19 @@ impl Driver {
 
     pub fn map(&mut self) {
         let item = self.item();
+        self.map_item(item);
+    }
+
+    /// 4 KiB of a page that somebody has, of whatever size that is.
+    fn map_part(&mut self) {
+        let Some((space, va)) = self.known() else { return };
+        let source = (SpaceRef(space), va & !(PAGE - 1));
+        let item = self.item();
+        let target_va = item.target_va & !(PAGE - 1);
+        self.map_item(Item { source: source.0, source_va: source.1, target_va, len: PAGE, ..item });
+    }
+
+    fn map_item(&mut self, item: Item) {
         let overlap = item.source == item.target
             && item.source_va < item.target_va + item.len
             && item.target_va < item.source_va + item.len;
@@ -214,6 +229,9 @@ impl Driver {
             // Now there is a page.
             assert!(!map_single(&self.sim, self.hint, from, to, item.rights));
             self.singles += 1;
+            let source = lookup(&self.sim, item.source, item.source_va);
+            let level = source.map_or(0, |page| node::level(self.sim.read(page.node + node::INFO)));
+            self.parts += u64::from(level > 1);
             return true;
         }
         let mut flush = FlushSet::new();
@@ -345,7 +363,8 @@ impl Driver {
 
     pub fn random_op(&mut self) {
         match self.rng.below(1000) {
-            0..450 => self.map(),
+            0..40 => self.map_part(),
+            40..450 => self.map(),
             450..640 => self.unmap(),
             640..650 => self.attribute(),
             650..996 => self.touch(),
@@ -387,6 +406,8 @@ fn run(shape: Shape, seed: u64, ops: u64, verify_every: u64, fail: bool) {
     }
     assert!(driver.short_paths > ops / 50, "the short paths were hardly used");
     assert!(driver.singles > ops / 500, "the short path for one page was hardly used");
+    let parts = if !driver.exact_status { ops / 2_000 } else { 0 };
+    assert!(driver.parts >= parts, "{} parts of larger pages took the short path", driver.parts);
     driver.finish();
 }
 
