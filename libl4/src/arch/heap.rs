@@ -137,7 +137,8 @@ pub(crate) fn use_shared(node: usize, size: usize) -> bool {
         heap.lock().heap().init((at + HEAD_SIZE) as *mut u8, size - HEAD_SIZE);
         (at as *mut LockedHeap).write(heap);
     }
-    SHARED.set(at, at + size);
+    // The rest of the head page is the sharers' to leave words in.
+    SHARED.set(at + HEAD_SIZE, at + size);
     HEAP.shared.store(at, Ordering::Release);
     true
 }
