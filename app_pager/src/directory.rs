@@ -48,13 +48,13 @@ impl Directory {
         &mut self,
         config: DirConfig,
         by: Caller,
-        op: DirOp,
+        op: &DirOp,
         wakes: &mut Wakes,
     ) -> Outcome {
-        match op {
+        match *op {
             DirOp::Resolve { page, access, offer } => self.resolve(config, by, page, access, offer),
             DirOp::Hold { range, filter } => self.hold(config, by, range, filter),
-            DirOp::Commit { page, update } => self.commit(by, page, update, wakes),
+            DirOp::Commit { page, ref update } => self.commit(by, page, update.clone(), wakes),
             DirOp::HoldMembers(ask) => self.members.hold(by, ask),
             DirOp::CommitMembers { change, release } => {
                 self.members.commit(by, change, release, wakes)

@@ -2,38 +2,32 @@
 
 use crate::directory::{DirError, DirOp};
 use crate::event::Action;
-use crate::ids::{Frame, LaneId, PageNo, PageRange, TaskId, Who};
+use crate::ids::{Frame, LaneId, PageNo, PageRange, Who};
 use crate::lane::{FrameRef, Job, Phase, Wait};
 use crate::pager::{Out, Pager};
 use crate::region::{Policy, Region};
 use crate::task::Cached;
 use alloc::collections::btree_map::Entry;
-use alloc::vec;
-use alloc::vec::Vec;
 use l4abi::Rights;
 
 impl Pager {
-    pub(crate) fn fault_phases(
-        &mut self,
-        task: TaskId,
-        page: PageNo,
-        access: Rights,
-    ) -> Vec<Phase> {
-        if let Some(record) = self.tasks.get(&task) {
+    /// Plans how a fault is served.
+    pub(crate) fn plan_fault(&mut self, lane: LaneId, page: PageNo, access: Rights) {
+        let record = self.lane_ref(lane).and_then(|l| self.tasks.get(&l.task));
+        let known = record.and_then(|record| {
             if let Some((_, region)) = record.local_regions.find(page) {
-                let local = Phase::Local(region.rights);
-                return if region.rights.contains(access) {
-                    vec![local]
-                } else {
-                    vec![Phase::Resolve]
-                };
+                let allowed = region.rights.contains(access);
+                return Some(if allowed { Phase::Local(region.rights) } else { Phase::Resolve });
             }
             // Another thread of this node was here before: this pager's own table knows.
-            if let Some(cached) = record.cache.get(&page).filter(|c| c.rights.contains(access)) {
-                return vec![Phase::Map(FrameRef::This(cached.frame), cached.rights)];
-            }
+            let cached = record.cache.get(&page).filter(|c| c.rights.contains(access))?;
+            Some(Phase::Map(FrameRef::This(cached.frame), cached.rights))
+        });
+        let phases = &mut self.lane(lane).phases;
+        match known {
+            Some(phase) => phases.push_back(phase),
+            None => phases.extend([Phase::Offer, Phase::Resolve]),
         }
-        vec![Phase::Offer, Phase::Resolve]
     }
 
     /// Takes a zeroed frame along, so that a first touch is one operation on the directory.

@@ -254,6 +254,9 @@ impl Pager {
     /// Starts the revocations that no mapping on its way to a thread stands against. It never takes
     /// long until one is: a fault reply does not block.
     pub(crate) fn start_deferred(&mut self, out: &mut Out) {
+        if self.deferred.is_empty() {
+            return;
+        }
         let lanes = &self.lanes;
         let blocked =
             |d: &Deferred| lanes.iter().any(|l| l.task == d.task && l.mapping == Some(d.page));

@@ -265,9 +265,20 @@ impl Lane {
     }
 
     /// Puts phases before those left to do.
-    pub(crate) fn push_front(&mut self, phases: impl IntoIterator<Item = Phase>) {
-        let rest = core::mem::take(&mut self.phases);
-        self.phases.extend(phases);
-        self.phases.extend(rest);
+    pub(crate) fn push_front<P>(&mut self, phases: P)
+    where
+        P: IntoIterator<Item = Phase, IntoIter: DoubleEndedIterator>,
+    {
+        for phase in phases.into_iter().rev() {
+            self.phases.push_front(phase);
+        }
+    }
+
+    /// Makes the lane ready for the next request, and gives what it was. The list of phases keeps its
+    /// memory: a page fault needs nothing from the heap for it.
+    pub(crate) fn renew(&mut self) -> Self {
+        let mut phases = core::mem::take(&mut self.phases);
+        phases.clear();
+        core::mem::replace(self, Self { phases, ..Self::default() })
     }
 }

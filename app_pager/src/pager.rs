@@ -233,13 +233,13 @@ impl Pager {
     pub fn with_directory(&mut self, who: Who, slot: &mut Slot, out: &mut Out) {
         let (by, task, op) = match (who, &self.worker) {
             (Who::Worker, Some(job)) => match &job.request {
-                Request::Dir { task, op } => (job.caller, *task, op.clone()),
+                Request::Dir { task, op } => (job.caller, *task, op),
                 _ => return,
             },
             (Who::Worker, None) => return,
             (Who::Lane(lane), _) => match self.lane_ref(lane) {
                 Some(Lane { wait: Wait::Directory(op), task, .. }) => {
-                    (Caller { node: self.config.node, lane }, *task, op.clone())
+                    (Caller { node: self.config.node, lane }, *task, op)
                 }
                 _ => return,
             },
@@ -286,13 +286,14 @@ impl Pager {
         let me = self.config.node;
         let shared = self.config.establish == Establish::Shared;
         let l = self.lane(lane);
-        l.wait = Wait::Directory(op.clone());
         let (task, at) = (l.task, l.dir_at);
         if shared || at == me {
             out.push(Action::Lock { who: Who::Lane(lane), task, at });
         } else {
-            out.push(Action::Send { lane, to: at, request: Request::Dir { task, op } });
+            let request = Request::Dir { task, op: op.clone() };
+            out.push(Action::Send { lane, to: at, request });
         }
+        self.lane(lane).wait = Wait::Directory(op);
     }
 
     /// The directory has moved: asks the new master.
@@ -338,7 +339,7 @@ impl Pager {
 
     /// Works through the lane's phases until it has to wait, or is done.
     pub(crate) fn run(&mut self, lane: LaneId, out: &mut Out) {
-        while self.lane(lane).wait == Wait::Nothing {
+        while matches!(self.lane(lane).wait, Wait::Nothing) {
             match self.lane(lane).phases.pop_front() {
                 Some(phase) => self.begin(lane, phase, out),
                 None => return self.finish(lane, out),
@@ -384,7 +385,7 @@ impl Pager {
 
     /// Answers and makes the lane ready for the next request.
     fn finish(&mut self, lane: LaneId, out: &mut Out) {
-        let done = core::mem::take(self.lane(lane));
+        let done = self.lane(lane).renew();
         for frame in done.spare.into_iter().chain(done.new_frame) {
             // Both are of this node: a frame from elsewhere is committed or freed by a phase.
             let _ = self.pool.free(frame, done.spare == Some(frame));
@@ -464,7 +465,9 @@ impl Pager {
 
     pub(crate) fn begin_job(&mut self, lane: LaneId, task: TaskId, job: Job) {
         let dir_at = self.master_of(task);
-        *self.lane(lane) = Lane { job: Some(job), task, dir_at, ..Lane::default() };
+        let l = self.lane(lane);
+        // Who finished the last job has left the lane as it is for a new one.
+        (l.job, l.task, l.dir_at) = (Some(job), task, dir_at);
     }
 
     fn on_fault(
@@ -480,8 +483,7 @@ impl Pager {
             return out.push(Action::Reply { lane, thread, reply: Reply::Again });
         };
         self.begin_job(lane, task, Job::Fault { thread, page, access });
-        let phases = self.fault_phases(task, page, access);
-        self.lane(lane).phases.extend(phases);
+        self.plan_fault(lane, page, access);
         self.run(lane, out);
     }
 }

@@ -34,7 +34,7 @@ impl Slot {
         &mut self,
         config: DirConfig,
         by: Caller,
-        op: DirOp,
+        op: &DirOp,
         wakes: &mut Wakes,
     ) -> SlotOutcome {
         let directory = match self {
@@ -42,10 +42,10 @@ impl Slot {
             Self::Moved(to) => return SlotOutcome::Moved(*to),
             Self::Here(directory) => directory,
         };
-        let to = match op {
+        let to = match *op {
             DirOp::HandOver { to } => Some(to),
             DirOp::Destroy => None,
-            op => return SlotOutcome::Answer(directory.apply(config, by, op, wakes)),
+            _ => return SlotOutcome::Answer(directory.apply(config, by, op, wakes)),
         };
         if directory.members.holder != Some(by) || to.is_none() && !directory.members.dying {
             return SlotOutcome::Answer(Outcome::Refused(DirError::Invalid));

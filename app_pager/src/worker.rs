@@ -198,6 +198,9 @@ impl Pager {
     }
 
     pub(crate) fn confirm_departures(&mut self, out: &mut Out) {
+        if self.departures.is_empty() {
+            return;
+        }
         let lanes = &self.lanes;
         let waits = |d: &Departure| {
             lanes.iter().filter_map(|l| l.job).any(|job| job.thread() == d.thread && job.is_brief())

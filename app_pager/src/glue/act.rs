@@ -3,9 +3,8 @@
 use super::kernel;
 use super::shared::{self, Note};
 use super::start::setup;
-use super::thread::{Serving, again, reply, with_pager};
+use super::thread::{KnownSlot, Serving, again, reply, with_pager};
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 use app_pager::client::put;
 use app_pager::config::switches;
 use app_pager::encode::PagerRequest;
@@ -36,8 +35,8 @@ fn performer(action: &Action) -> Option<Who> {
     }
 }
 
-/// Performs one action. Returns what follows from it.
-pub fn act(me: &mut Serving, action: Action) -> Vec<Action> {
+/// Performs one action; what follows from it is added to what is to be done.
+pub fn act(me: &mut Serving, action: Action, todo: &mut VecDeque<Action>) {
     if let Some(who) = performer(&action)
         && who != me.who()
     {
@@ -47,44 +46,32 @@ pub fn act(me: &mut Serving, action: Action) -> Vec<Action> {
             Who::Worker => MAX_LANES,
         };
         post(Caller { node: setup().node, lane: LaneId(index) }, Note::Act(action));
-        return Vec::new();
+        return;
     }
     match action {
-        Action::Lock { who, task, at } => locked(me, who, task, at),
-        Action::Place { at, directory } => {
-            place(me, 0, at, directory.task, Slot::Here(directory));
-            Vec::new()
-        }
-        Action::Send { lane, to, request } => {
-            send(lane, to, request, false);
-            Vec::new()
-        }
-        Action::Confirm { to, confirm } => {
-            super::thread::confirm(to, confirm);
-            Vec::new()
-        }
-        Action::Wake { to } => {
-            post(to, Note::Woken);
-            Vec::new()
-        }
+        Action::Lock { who, task, at } => locked(me, who, task, at, todo),
+        Action::Place { at, directory } => place(me, 0, at, directory.task, Slot::Here(directory)),
+        Action::Send { lane, to, request } => send(lane, to, request, false),
+        Action::Confirm { to, confirm } => super::thread::confirm(to, confirm),
+        Action::Wake { to } => post(to, Note::Woken),
         Action::Map { lane, thread, page, frame, rights } => {
             regain(&[frame]);
             map(thread, page.address(), frame, rights);
-            me.step_only(|pager, out| pager.handle(Event::Mapped(lane), out))
+            me.step_into(todo, |pager, out| pager.handle(Event::Mapped(lane), out));
         }
         Action::Unmap { who, frame } => {
             let status = unmap(frame);
-            me.step_only(|pager, out| pager.handle(Event::Unmapped(who, status), out))
+            me.step_into(todo, |pager, out| pager.handle(Event::Unmapped(who, status), out));
         }
         Action::RootUnmap { lane, frames } => {
             let event = Event::RootUnmapped(lane, root_unmap(&frames));
-            me.step_only(|pager, out| pager.handle(event, out))
+            me.step_into(todo, |pager, out| pager.handle(event, out));
         }
         Action::Fill { who, frame, from } => {
             regain(&[frame]);
             regain(from.as_slice());
             fill(frame, from);
-            me.step_only(|pager, out| pager.handle(Event::Filled(who), out))
+            me.step_into(todo, |pager, out| pager.handle(Event::Filled(who), out));
         }
         Action::Kernel { who, call } => {
             let lane = match who {
@@ -92,12 +79,9 @@ pub fn act(me: &mut Serving, action: Action) -> Vec<Action> {
                 Who::Worker => setup().numbers.lane(setup().node, 0),
             };
             let result = kernel::perform(setup(), call, lane);
-            me.step_only(|pager, out| pager.handle(Event::KernelDone(who, result), out))
+            me.step_into(todo, |pager, out| pager.handle(Event::KernelDone(who, result), out));
         }
-        Action::Reply { thread, reply, .. } => {
-            answer(me, thread, &reply);
-            Vec::new()
-        }
+        Action::Reply { thread, reply, .. } => answer(me, thread, &reply),
     }
 }
 
@@ -140,25 +124,42 @@ fn place(me: &Serving, depth: usize, at: NodeId, task: TaskId, slot: Slot) {
 
 /// The lock of a task's directory is that of its slot. A hand-over takes the next slot's lock as
 /// well; whoever has that one has no directory to hand over, so no cycle exists.
-fn locked(me: &Serving, who: Who, task: TaskId, at: NodeId) -> Vec<Action> {
-    let (rest, gone) = shared::of(at).slot(task).with(me.caller(), 0, |slot| {
-        let was_here = matches!(slot, Slot::Here(_));
-        let out = me.step_only(|pager, out| pager.with_directory(who, slot, out));
-        let mut rest = Vec::new();
-        for action in out {
-            match action {
-                Action::Place { at, directory } => {
-                    place(me, 1, at, directory.task, Slot::Here(directory));
-                }
-                other => rest.push(other),
+fn locked(me: &mut Serving, who: Who, task: TaskId, at: NodeId, todo: &mut VecDeque<Action>) {
+    let mut known = me.slot.take().filter(|known| known.task == task && known.at == at);
+    loop {
+        let remembered = known.is_some();
+        let look_up = || KnownSlot { task, at, slot: shared::of(at).slot(task) };
+        let here = known.take().unwrap_or_else(look_up);
+        let gone = here.slot.with(me.caller(), 0, |slot| {
+            if remembered && matches!(slot, Slot::Empty) {
+                // That of a task which is gone; the id may be in use again, with another slot.
+                return None;
             }
+            let was_here = matches!(slot, Slot::Here(_));
+            directory_step(me, who, slot, todo);
+            Some(was_here && matches!(slot, Slot::Empty))
+        });
+        match gone {
+            None => continue,
+            Some(true) => shared::of(at).remove_slot(task),
+            Some(false) => me.slot = Some(here),
         }
-        (rest, was_here && matches!(slot, Slot::Empty))
-    });
-    if gone {
-        shared::of(at).remove_slot(task);
+        return;
     }
-    rest
+}
+
+/// The step for which the lock was taken, and what has to be done before it is released.
+fn directory_step(me: &mut Serving, who: Who, slot: &mut Slot, todo: &mut VecDeque<Action>) {
+    let mut out = me.step_only(|pager, out| pager.with_directory(who, slot, out));
+    for action in out.drain(..) {
+        match action {
+            Action::Place { at, directory } => {
+                place(me, 1, at, directory.task, Slot::Here(directory));
+            }
+            other => todo.push_back(other),
+        }
+    }
+    me.reuse(out);
 }
 
 /// Whether a worker confirms this request while it still serves it, with nothing but status bits: so
@@ -168,16 +169,16 @@ const fn gathers(request: &Request) -> bool {
 }
 
 /// Sends the requests at the head of `todo` that the lane will wait for together, if there are
-/// several. Returns what follows.
-pub fn send_together(me: &mut Serving, todo: &mut VecDeque<Action>) -> Vec<Action> {
+/// several.
+pub fn send_together(me: &mut Serving, todo: &mut VecDeque<Action>) {
     let own = |action: &Action| match action {
         Action::Send { lane, request, .. } => me.who() == Who::Lane(*lane) && gathers(request),
         _ => false,
     };
     let count = todo.iter().take_while(|action| own(action)).count();
-    let Who::Lane(lane) = me.who() else { return Vec::new() };
+    let Who::Lane(lane) = me.who() else { return };
     if count < 2 {
-        return Vec::new();
+        return;
     }
     let barrier = shared::of(setup().node).barrier(lane.0);
     me.together = count as u32;
@@ -187,9 +188,8 @@ pub fn send_together(me: &mut Serving, todo: &mut VecDeque<Action>) -> Vec<Actio
             send(lane, to, request, true);
         }
     }
-    match barrier.close() {
-        Some(status) => me.gathered(status),
-        None => Vec::new(),
+    if let Some(status) = barrier.close() {
+        me.gathered(status, todo);
     }
 }
 

@@ -47,7 +47,9 @@ struct Content {
 
 /// The in-box of a pager thread. Posting never waits for the owner to finish anything: it sends a
 /// message only when the owner is on its way into an open receive and does nothing else before.
+/// Lanes on different CPUs have in-boxes in different lines.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Inbox(Mutex<Content>);
 
 impl Inbox {
@@ -63,21 +65,17 @@ impl Inbox {
             wake
         };
         if wake {
-            // The owner goes straight into a receive that takes this (see `before_wait`).
+            // The owner goes straight into a receive that takes this (see `next`).
             let _ = ipc::send(owner, Time::NEVER, MsgTag::new(WAKE, 0, 0));
         }
     }
 
-    /// Takes a note out.
-    pub fn take(&self) -> Option<Note> {
-        self.0.lock().notes.pop_front()
-    }
-
-    /// The owner is about to wait for messages. False if it must not: there are notes.
-    pub fn before_wait(&self) -> bool {
+    /// Takes a note out. If there is none and `waits`, the owner is about to wait for messages.
+    pub fn next(&self, waits: bool) -> Option<Note> {
         let mut inside = self.0.lock();
-        inside.sleeping = inside.notes.is_empty();
-        inside.sleeping
+        let note = inside.notes.pop_front();
+        inside.sleeping = waits && note.is_none();
+        note
     }
 
     /// The owner has received something that is no wake-up. If somebody is sending one, its sender:

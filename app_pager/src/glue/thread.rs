@@ -3,10 +3,11 @@
 //! A lane that waits for confirmations still receives everything, so that nobody who wakes it can
 //! block; new requests queue up in the lane until it is idle again.
 
-use super::shared::{self, Inbox, Note, WAKE};
+use super::shared::{self, Inbox, LockedSlot, Note, WAKE};
 use super::start::{PAGER, Setup, setup};
 use super::{act, spawn};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use app_pager::client::{put, received_words};
 use app_pager::control::{
@@ -22,7 +23,7 @@ use app_pager::pager::Pager;
 use app_pager::wire::Message;
 use core::sync::atomic::{AtomicU64, Ordering};
 use l4abi::schedule::ThreadState;
-use l4abi::{Acceptor, MsgTag, ThreadId, Time, Timeouts};
+use l4abi::{Acceptor, MsgTag, NodeId, ThreadId, Time, Timeouts};
 use libl4::arch::probe;
 use libl4::ipc::{self, Received};
 use libl4::pager::Fault;
@@ -32,8 +33,13 @@ use libl4::{println, program, sys, topology};
 /// How long the root task may be busy with something else while it waits for an answer.
 const SUPERVISOR_COMES_BACK: Time = Time::period_us(1_000_000);
 
-/// Page faults served, by task.
-static FAULTS: Mutex<BTreeMap<TaskId, u64>> = Mutex::new(BTreeMap::new());
+/// Page faults that a lane has served, by task. A line of its own: lanes count on different CPUs.
+#[repr(align(64))]
+struct Faults(Mutex<BTreeMap<TaskId, u64>>);
+
+/// Those of each lane.
+static FAULTS: [Faults; MAX_LANES as usize] =
+    [const { Faults(Mutex::new(BTreeMap::new())) }; MAX_LANES as usize];
 /// Who sent the worker a request that is confirmed at a barrier. A lane waits for one at a time.
 static TOGETHER: Mutex<BTreeSet<Caller>> = Mutex::new(BTreeSet::new());
 /// Requests of other pagers to unmap a page.
@@ -57,13 +63,34 @@ pub struct Serving {
     served: u64,
     /// Number of requests last sent together.
     pub together: u32,
+    /// The machine had nothing to do for this thread when it last looked. Only this thread ends that, so
+    /// what is true here stays true; what is false has to be looked up.
+    idle: bool,
+    /// The slot used last: naming it again costs two lines that all pagers of the task write.
+    pub slot: Option<KnownSlot>,
+    /// Empty lists that keep their memory, so that a fault needs none from the heap, which all
+    /// threads of the pager share.
+    out: Vec<Action>,
+    todo: VecDeque<Action>,
+}
+
+/// The directory's slot of a task on a node.
+pub struct KnownSlot {
+    /// The task.
+    pub task: TaskId,
+    /// The node.
+    pub at: NodeId,
+    /// The slot.
+    pub slot: Arc<LockedSlot>,
 }
 
 impl Serving {
     /// The state of thread `index`.
     pub fn new(index: u8) -> Self {
         let who = if index == MAX_LANES { Who::Worker } else { Who::Lane(LaneId(index)) };
-        Self { index, who, queue: VecDeque::new(), fault: None, served: 0, together: 0 }
+        let (queue, todo) = (VecDeque::new(), VecDeque::new());
+        let (fault, slot, out, idle) = (None, None, Vec::new(), false);
+        Self { index, who, queue, fault, served: 0, together: 0, idle, slot, out, todo }
     }
 
     /// The thread's own id.
@@ -93,16 +120,13 @@ impl Serving {
     /// Serves for ever.
     pub fn run(mut self) -> ! {
         loop {
-            while let Some(note) = self.inbox().take() {
+            let ready = !self.queue.is_empty() && self.is_idle();
+            if let Some(note) = self.inbox().next(!ready) {
                 self.note(note);
-            }
-            if self.is_idle()
-                && let Some(request) = self.queue.pop_front()
-            {
-                self.begin(request);
                 continue;
             }
-            if !self.inbox().before_wait() {
+            if ready && let Some(request) = self.queue.pop_front() {
+                self.begin(request);
                 continue;
             }
             ipc::accept(Acceptor::NONE);
@@ -113,21 +137,27 @@ impl Serving {
                 self.inbox().woken();
                 continue;
             }
-            let queued = received.ok().and_then(|message| self.receive(&message));
-            self.queue.extend(queued);
-            if let Some(waker) = self.inbox().after_wait() {
-                // It is sending, or will be at once: it waits for nothing else.
-                let _ = ipc::receive(waker, Timeouts::NEVER);
-                self.inbox().woken();
+            let request = received.ok().and_then(|message| self.receive(&message));
+            match (self.inbox().after_wait(), request) {
+                // Nobody posted anything since the in-box was seen empty.
+                (None, Some(request)) if self.queue.is_empty() && self.is_idle() => {
+                    self.begin(request);
+                }
+                (waker, request) => {
+                    self.queue.extend(request);
+                    if let Some(waker) = waker {
+                        // It is sending, or will be at once: it waits for nothing else.
+                        let _ = ipc::receive(waker, Timeouts::NEVER);
+                        self.inbox().woken();
+                    }
+                }
             }
         }
     }
 
-    fn is_idle(&self) -> bool {
-        with_pager(|pager| match self.who {
-            Who::Lane(lane) => pager.lane_is_idle(lane),
-            Who::Worker => !pager.worker_is_busy(),
-        })
+    fn is_idle(&mut self) -> bool {
+        self.idle = self.idle || with_pager(|pager| idle(pager, self.who));
+        self.idle
     }
 
     fn begin(&mut self, request: Request) {
@@ -138,11 +168,18 @@ impl Serving {
                     println!("pager {}: dies as the manifest says", setup().node.0);
                     let _ = probe::raise(probe::Trap::InvalidOpcode, 0);
                 }
-                self.fault = match &event {
-                    Event::Fault { page, .. } => Some(page.address()),
+                let fault = match event {
+                    Event::Fault { page, thread, .. } => Some((page, thread)),
                     _ => None,
                 };
-                self.step(|pager, out| pager.handle(event, out));
+                self.fault = fault.map(|(page, _)| page.address());
+                let index = self.index;
+                self.step(|pager, out| {
+                    if let Some(task) = fault.and_then(|(_, thread)| pager.task_of(thread)) {
+                        count_fault(index, task);
+                    }
+                    pager.handle(event, out);
+                });
             }
             Request::Spawn(to, spawn) => {
                 let thread = spawn::spawn(self, &spawn).unwrap_or_else(|problem| {
@@ -164,33 +201,45 @@ impl Serving {
             }
             Note::Gathered => {
                 let status = shared::of(setup().node).barrier(self.index).status();
-                let actions = self.gathered(status);
-                self.perform(actions);
+                self.act_on(|me, todo| me.gathered(status, todo));
             }
             Note::Woken => {
                 if let Who::Lane(lane) = self.who {
                     self.step(|pager, out| pager.handle(Event::Woken(lane), out));
                 }
             }
-            Note::Act(action) => self.perform(alloc::vec![action]),
+            Note::Act(action) => self.perform([action]),
             Note::Idle => {}
         }
     }
 
     /// A step of the machine, and all that follows from it.
     pub fn step(&mut self, body: impl FnOnce(&mut Pager, &mut Vec<Action>)) {
-        let out = self.step_only(body);
-        self.perform(out);
+        self.act_on(|me, todo| me.step_into(todo, body));
     }
 
-    /// A step of the machine: the actions are for the caller to perform.
-    pub fn step_only(&self, body: impl FnOnce(&mut Pager, &mut Vec<Action>)) -> Vec<Action> {
-        let mut out = Vec::new();
-        let freed = with_pager(|pager| {
+    /// A step of the machine: its actions are added to what is to be done.
+    pub fn step_into(
+        &mut self,
+        todo: &mut VecDeque<Action>,
+        body: impl FnOnce(&mut Pager, &mut Vec<Action>),
+    ) {
+        let mut out = self.step_only(body);
+        todo.extend(out.drain(..));
+        self.out = out;
+    }
+
+    /// A step of the machine: the actions are for the caller to perform, who gives the list back to
+    /// [`Self::reuse`].
+    pub fn step_only(&mut self, body: impl FnOnce(&mut Pager, &mut Vec<Action>)) -> Vec<Action> {
+        let mut out = core::mem::take(&mut self.out);
+        let who = self.who;
+        let (freed, idle) = with_pager(|pager| {
             let busy = pager.worker_is_busy();
             body(pager, &mut out);
-            busy && !pager.worker_is_busy()
+            (busy && !pager.worker_is_busy(), idle(pager, who))
         });
+        self.idle = idle;
         if freed && self.who != Who::Worker {
             let worker = setup().numbers.worker(setup().node);
             shared::of(setup().node).inbox(MAX_LANES).post(worker, Note::Idle);
@@ -198,22 +247,35 @@ impl Serving {
         out
     }
 
+    /// Takes back an emptied list.
+    pub fn reuse(&mut self, out: Vec<Action>) {
+        self.out = out;
+    }
+
     /// The step of a lane whose requests are all confirmed, joined.
-    pub fn gathered(&self, status: Status) -> Vec<Action> {
-        let Who::Lane(lane) = self.who else { return Vec::new() };
+    pub fn gathered(&mut self, status: Status, todo: &mut VecDeque<Action>) {
+        let Who::Lane(lane) = self.who else { return };
         let count = self.together;
-        self.step_only(|pager, out| pager.handle(Event::Gathered { lane, count, status }, out))
+        self.step_into(todo, |pager, out| {
+            pager.handle(Event::Gathered { lane, count, status }, out);
+        });
     }
 
     /// Performs actions and those that follow from them, in order.
-    pub fn perform(&mut self, actions: Vec<Action>) {
-        let mut todo = VecDeque::from(actions);
+    pub fn perform(&mut self, actions: impl IntoIterator<Item = Action>) {
+        self.act_on(|_, todo| todo.extend(actions));
+    }
+
+    /// Does what `first` puts on the list, and all that follows from it, in order.
+    fn act_on(&mut self, first: impl FnOnce(&mut Self, &mut VecDeque<Action>)) {
+        let mut todo = core::mem::take(&mut self.todo);
+        first(self, &mut todo);
         loop {
-            let follows = act::send_together(self, &mut todo);
-            todo.extend(follows);
-            let Some(action) = todo.pop_front() else { return };
-            todo.extend(act::act(self, action));
+            act::send_together(self, &mut todo);
+            let Some(action) = todo.pop_front() else { break };
+            act::act(self, action, &mut todo);
         }
+        self.todo = todo;
     }
 
     /// What a message asks for; what can be answered at once is.
@@ -221,7 +283,6 @@ impl Serving {
         let setup = setup();
         if let Some(Fault::Page(fault)) = Fault::of(message) {
             let Who::Lane(lane) = self.who else { return None };
-            count_fault(message.from);
             let (page, access, thread) = (PageNo::of(fault.addr), fault.access, message.from);
             return Some(Request::Event(Event::Fault { lane, thread, page, access }));
         }
@@ -323,9 +384,23 @@ pub fn again(to: ThreadId) {
     let _ = ipc::send(to, Time::ZERO, MsgTag::NIL);
 }
 
-fn count_fault(thread: ThreadId) {
-    let Some(task) = with_pager(|pager| pager.task_of(thread)) else { return };
-    *FAULTS.lock().entry(task).or_default() += 1;
+/// Whether the machine has nothing to do for a thread.
+fn idle(pager: &Pager, who: Who) -> bool {
+    match who {
+        Who::Lane(lane) => pager.lane_is_idle(lane),
+        Who::Worker => !pager.worker_is_busy(),
+    }
+}
+
+fn count_fault(lane: u8, task: TaskId) {
+    if let Some(faults) = FAULTS.get(usize::from(lane)) {
+        *faults.0.lock().entry(task).or_default() += 1;
+    }
+}
+
+/// Faults of a task that all lanes have served.
+fn faults_of(task: TaskId) -> u64 {
+    FAULTS.iter().filter_map(|lane| lane.0.lock().get(&task).copied()).sum()
 }
 
 /// Threads that this pager serves, for load balancers. Their lane's space is their scheduler's, so the
@@ -348,7 +423,7 @@ fn counts(from: ThreadId, ask: AskCounts) -> Counts {
         let task = ask.task.or_else(|| pager.task_of(from));
         Counts {
             task,
-            faults: task.and_then(|t| FAULTS.lock().get(&t).copied()).unwrap_or(0),
+            faults: task.map_or(0, faults_of),
             revokes: REVOKES.load(Ordering::Relaxed),
             frames_used: pager.frames_used() as u64,
             frames: u64::from(pager.config().frames),
