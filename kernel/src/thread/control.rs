@@ -13,7 +13,7 @@ use l4abi::utcb::MR0_OFFSET;
 
 use crate::cross;
 use crate::cross::errand::Errand;
-use crate::cross::migrate;
+use crate::cross::{migrate, quarantine};
 use crate::ipc::{cancel, kernel_msg};
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
@@ -167,7 +167,7 @@ fn create(cpu: &PerCpu, me: TcbRef) -> Result<(), ErrorCode> {
 #[cold]
 #[inline(never)]
 fn create_again(cpu: &PerCpu, me: TcbRef) -> Result<(), ErrorCode> {
-    match cross::quarantine::release() {
+    match quarantine::release() {
         true => create(cpu, me),
         false => Err(ErrorCode::OutOfMemory),
     }
@@ -193,11 +193,12 @@ fn create_other(cpu: &PerCpu, args: &Args, space: Option<SpaceRef>) -> Result<()
     if !activate {
         return Ok(());
     }
-    let active = self::activate(t, args.pager);
-    if active.is_err() {
+    let Some(mr0) = home.utcb_for(location(t)) else {
         delete(cpu, t);
-    }
-    active
+        return Err(ErrorCode::OutOfMemory);
+    };
+    self::activate(t, mr0, args.pager);
+    Ok(())
 }
 
 /// Whether a thread with its UTCB block at `location` can be active in `space`.
@@ -234,7 +235,11 @@ fn modify(cpu: &PerCpu, me: TcbRef, t: TcbRef) -> Result<(), ErrorCode> {
     let specifier = if named.number() == args.dest.number() { t.id.get() } else { args.space };
     let target = space::hold(me, specifier).ok_or(ErrorCode::InvalidSpace)?;
     let moves = t.space.get() != Some(target);
-    let done = modify_in(cpu, &args, t, target, moves);
+    let mut done = modify_in(cpu, &args, t, target, moves);
+    if done == Err(ErrorCode::OutOfMemory) && quarantine::release() {
+        // As in `create_again`: nothing has changed yet.
+        done = modify_in(cpu, &args, t, target, moves);
+    }
     // If the thread has moved the reference is its own now.
     if !moves || t.space.get() != Some(target) {
         space::left(cpu, target);
@@ -292,7 +297,7 @@ fn set_location(t: TcbRef, location: u64) {
     t.local_id.set(location.wrapping_add(MR0_OFFSET as u64));
 }
 
-/// The part of [`modify`] that allocates first and then cannot fail.
+/// The part of [`modify`] that allocates first, the UTCB and the root table, and then cannot fail.
 fn commit_changes(
     cpu: &PerCpu,
     args: &Args,
@@ -300,14 +305,21 @@ fn commit_changes(
     space: Option<SpaceRef>,
     activate: bool,
 ) -> Result<(), ErrorCode> {
+    let mr0 = if activate {
+        let location = if args.utcb != UNSPECIFIED { args.utcb } else { location(t) };
+        let home = space.or(t.space.get());
+        Some(home.and_then(|home| home.utcb_for(location)).ok_or(ErrorCode::OutOfMemory)?)
+    } else {
+        None
+    };
     if let Some(target) = space {
         change_space(cpu, t, target)?;
     }
     if args.utcb != UNSPECIFIED {
         set_location(t, args.utcb);
     }
-    if activate {
-        self::activate(t, args.pager)?;
+    if let Some(mr0) = mr0 {
+        self::activate(t, mr0, args.pager);
     } else if args.pager != 0 {
         utcb::set_pager(t, args.pager);
     }
@@ -325,14 +337,11 @@ fn commit_changes(
     Ok(())
 }
 
-/// Gives `t` its UTCB and lets it wait for its start message.
-fn activate(t: TcbRef, pager: u64) -> Result<(), ErrorCode> {
-    let space = t.space.get().ok_or(ErrorCode::InvalidSpace)?;
-    let mr0 = space.utcb_for(location(t)).ok_or(ErrorCode::OutOfMemory)?;
+/// Gives `t` its UTCB, in which `mr0` is MR0, and lets it wait for its start message.
+fn activate(t: TcbRef, mr0: u64, pager: u64) {
     t.utcb.set(mr0);
     utcb::initialise(t, pager);
     kernel_msg::await_start(t, pager);
-    Ok(())
 }
 
 /// Moves `t` into `target`: ongoing IPC is aborted, the UTCB's content moves with the thread.

@@ -15,6 +15,7 @@ use libl4::{ErrorCode, Fpage, MsgTag, NodeId, Rights, ThreadId, ThreadNo, arch, 
 tests! {
     sp_deleted_space_returns_frames, Once, "a deleted space of two threads and spread mappings returns every frame it held";
     sp_threads_run_out_of_memory, Once, "ThreadControl without memory: error 8, everybody else goes on, deletion returns every frame";
+    sp_deleted_threads_make_room, Once, "without other memory, a space is made of what threads just deleted had";
     sp_spaces_run_out_of_memory, Once, "the same for spaces, in the middle of ThreadControl and of SpaceControl";
     sp_maps_run_out_of_memory, Once, "a receiver's page tables take all memory: the message ends well, deletion returns every frame";
 }
@@ -97,27 +98,56 @@ fn sp_deleted_space_returns_frames(ctx: &mut Ctx) -> TestResult {
     })
 }
 
+/// Makes inactive threads of this space until there is no memory for another; their number.
+fn threads_until_none(ctx: &Ctx) -> TestResult<u32> {
+    let mut made = 0;
+    let refused = loop {
+        check!(made < MANY, "memory never ran out");
+        let create = ThreadControl {
+            dest: nobody(made),
+            space: ctx.me(),
+            scheduler: ctx.me(),
+            pager: ThreadId::NIL,
+            utcb: None,
+        };
+        match sys::thread_control(create) {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+    };
+    check_eq!(SysError::code(refused), Some(ErrorCode::OutOfMemory), "after {made} threads");
+    Ok(made)
+}
+
 fn sp_threads_run_out_of_memory(ctx: &mut Ctx) -> TestResult {
     let bystander = bystander(ctx)?;
     leaves_nothing(|| {
-        let mut made = 0;
-        let refused = loop {
-            check!(made < MANY, "memory never ran out");
-            let create = ThreadControl {
-                dest: nobody(made),
-                space: ctx.me(),
-                scheduler: ctx.me(),
-                pager: ThreadId::NIL,
-                utcb: None,
-            };
-            match sys::thread_control(create) {
-                Ok(_) => made += 1,
-                Err(error) => break error,
-            }
-        };
-        check_eq!(SysError::code(refused), Some(ErrorCode::OutOfMemory), "after {made} threads");
+        let made = threads_until_none(ctx)?;
         check_eq!(bystander.run(Op::KernelInterface, &[])?.results[0], ids::PUPPET_KIP);
         delete_all(made)
+    })
+}
+
+/// The kernel keeps control blocks of deleted threads for the next ones. A space needs other pages.
+fn sp_deleted_threads_make_room(ctx: &mut Ctx) -> TestResult {
+    // Fewer than the kernel keeps.
+    const DELETED: u32 = 15;
+    leaves_nothing(|| {
+        let made = threads_until_none(ctx)?;
+        for n in made - DELETED..made {
+            need!(thread::delete(nobody(n)));
+        }
+        let id = nobody(made);
+        let create = ThreadControl {
+            dest: id,
+            space: id,
+            scheduler: ctx.me(),
+            pager: ThreadId::NIL,
+            utcb: Some(ids::puppet_utcb(ids::FIRST_PUPPET)),
+        };
+        need!(sys::thread_control(create));
+        need!(thread::delete(id));
+        delete_all(made - DELETED)
     })
 }
 
