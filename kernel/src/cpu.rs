@@ -20,6 +20,7 @@ use crate::cross::counters::Counters;
 use crate::cross::quarantine::Quarantine;
 use crate::cross::shootdown::Request;
 use crate::kdb::Held;
+use crate::measure::Expected;
 use crate::memory::home::Magazine;
 use crate::sched::percpu::PerCpu;
 use crate::trace::Ring;
@@ -76,6 +77,8 @@ pub struct Local {
     pub magazine: Magazine,
     /// Nodes in whose mappings this CPU has announced changes, a bit each (`cross::shootdown::announce`).
     pub announced: Cell<u64>,
+    /// Who waits for an interrupt that is measured.
+    pub expected: Expected,
 }
 
 /// State that other CPUs may touch.
@@ -124,6 +127,7 @@ impl CpuBlock {
                 quarantine: Quarantine::new(),
                 magazine: Magazine::new(),
                 announced: Cell::new(0),
+                expected: Expected::new(),
             },
             shared: Shared {
                 up: AtomicBool::new(false),

@@ -18,6 +18,7 @@ mod irq;
 mod kdb;
 mod kip;
 mod machine;
+mod measure;
 #[expect(unsafe_code, reason = "places the pools in the memory they manage")]
 mod memory;
 mod panic;

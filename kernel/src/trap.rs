@@ -95,6 +95,11 @@ fn interrupt(cpu: &PerCpu, vector: u8) -> Next {
             crate::cross::on_interrupt(cpu, vector);
             Next::Thread(current)
         }
+        vectors::PROBE => {
+            crate::measure::taken(cpu);
+            arch::x86_64::apic::end_of_interrupt();
+            Next::Thread(current)
+        }
         vectors::SPURIOUS => return stay(cpu, current),
         v if (vectors::DEVICES..vectors::TIMER).contains(&v) => {
             return irq::fired(cpu, u32::from(v - vectors::DEVICES));

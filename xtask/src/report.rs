@@ -65,11 +65,6 @@ pub fn command(args: &ReportArgs) -> Result<u8> {
     let all = spec::load()?;
     let mut results = Results::default();
     let mut logs = Vec::new();
-    if args.from.is_empty() {
-        let path = Store::path()?;
-        ensure!(path.exists(), "nothing was measured yet: cargo xtask bench --quick");
-        results = Results::parse(&fs::read_to_string(&path)?);
-    }
     for path in &args.from {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let text = String::from_utf8_lossy(&bytes);
@@ -81,6 +76,15 @@ pub fn command(args: &ReportArgs) -> Result<u8> {
             results.runs.extend(found.runs);
             results.plans.extend(found.plans);
         }
+    }
+    // Logs stand beside what was measured here; other results take its place.
+    let path = Store::path()?;
+    ensure!(
+        !args.from.is_empty() || path.exists(),
+        "nothing was measured yet: cargo xtask bench --quick"
+    );
+    if results.plans.is_empty() && path.exists() {
+        results = Results::parse(&fs::read_to_string(&path)?);
     }
     ensure!(!results.plans.is_empty() || !logs.is_empty(), "there is no result in these files");
     let ids: BTreeSet<&str> = all.iter().map(|experiment| experiment.id.as_str()).collect();

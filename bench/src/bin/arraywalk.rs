@@ -15,6 +15,8 @@ use alloc::vec::Vec;
 use app_pager::client;
 use app_pager::region::Policy;
 use bench::experiment::{Args, Report, Series, await_at_least, other_cpu, result};
+use bench::lab::report::Subject;
+use bench::lab::traffic::{self, Counts, Traffic};
 use core::sync::atomic::{AtomicU64, Ordering};
 use libl4::thread::Stack;
 use libl4::{CpuId, NodeId, Rights, arch, program, roi, thread, time, topology};
@@ -44,6 +46,8 @@ static READY: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicU64 = AtomicU64::new(0);
 /// Words that were not what they should be.
 static WRONG: AtomicU64 = AtomicU64::new(0);
+/// What the second thread's processor counted in its last walk.
+static COUNTED: [AtomicU64; traffic::PACKED] = [const { AtomicU64::new(0) }; traffic::PACKED];
 /// The pager that serves the second thread.
 static PAGER: AtomicU64 = AtomicU64::new(0);
 
@@ -137,7 +141,11 @@ extern "C" fn second(cpu: u64) -> ! {
         READY.store(round, Ordering::Release);
         await_at_least(&GO, round);
         let of = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let counted = Traffic::start(CpuId(cpu as u16));
         walk(of(&FIRST), of(&PAGES), of(&PASSES), of(&STEP), 1);
+        for (word, count) in COUNTED.iter().zip(counted.counts().pack()) {
+            word.store(count, Ordering::Relaxed);
+        }
         DONE.store(round, Ordering::Release);
     }
     thread::sleep_forever()
@@ -164,6 +172,8 @@ fn main() {
     let thread = client::create_thread(&stack, second, u64::from(cpu.0));
     report.check("os_create_thread", thread.is_ok(), format_args!("{thread:?}"));
     warm_up(0);
+    traffic::announce("arraywalk", thread::my_cpu());
+    traffic::announce("arraywalk", cpu);
     let mut round = 0;
     for &overlap in &params.overlaps {
         for &passes in &params.passes {
@@ -195,16 +205,18 @@ fn measure(report: &mut Report, params: &Params, run: &Run, round: u64) {
     let before = faults(run.two);
     let name = format!("walk {} o={} n={}", params.variant(), run.overlap, run.passes);
     roi::name::<ROI>(&name);
-    let start = time::now_us();
+    let counted_here = Traffic::start(thread::my_cpu());
+    let (start, start_tsc) = (time::now_us(), arch::tsc());
     roi::begin_all::<ROI>();
     if !params.serial {
         GO.store(round, Ordering::Release);
     }
     walk(run.base, pages, run.passes, params.step, 0);
+    let counted_here = counted_here.counts();
     GO.store(round, Ordering::Release);
     await_at_least(&DONE, round);
     roi::end_all::<ROI>();
-    let took = time::now_us() - start;
+    let (took, ticks) = (time::now_us() - start, arch::tsc().wrapping_sub(start_tsc));
     let after = faults(run.two);
     let counted = (after.0 - before.0, after.1 - before.1);
     check_counts(report, params, run, counted);
@@ -218,6 +230,14 @@ fn measure(report: &mut Report, params: &Params, run: &Run, round: u64) {
     let what = ("arraywalk", params.variant());
     result(what, ("time", "us"), Series::one(took), &values);
     result(what, ("faults", "count"), Series::one(counted.0 + counted.1), &values);
+    // The name of the region: where there is no instrument, this is what the figures show.
+    result(("arraywalk", &name), ("time", "TSC ticks"), Series::one(ticks), &values);
+    let there = Counts::unpack(COUNTED.each_ref().map(|word| word.load(Ordering::Relaxed)));
+    for (cpu, counts) in [(0, counted_here), (1, there)] {
+        let (metric, unit) = ("remote", "accesses");
+        let parameters = &[("cpu", cpu)];
+        counts.report(Subject { bench: "arraywalk", variant: &name, metric, unit, parameters }, 1);
+    }
     if !params.local {
         place(report, params, run);
         let gone = client::discard(all);

@@ -12,6 +12,7 @@ use bench::lab::measure;
 use bench::lab::name::Name;
 use bench::lab::place::Memory;
 use bench::lab::report::Subject;
+use bench::lab::traffic::{self, Traffic};
 use libl4::thread::Stack;
 use libl4::{CpuId, NodeId, arch, exit, roi, topology};
 
@@ -35,6 +36,9 @@ fn main() {
     let Some(stack) = MOVER_STACK.take() else { return };
     let mover = Mover::new(crew::id(1), &stack);
     let nodes = || (0..topology::node_count() as u8).map(NodeId);
+    nodes()
+        .filter_map(|node| topology::cpus_of(node).next())
+        .for_each(|cpu| traffic::announce("memlat", cpu));
     for of in nodes() {
         let Some(block) = Memory::on(of, BYTES) else { continue };
         link(block.base);
@@ -71,9 +75,13 @@ fn measure(mover: &Mover, base: u64, (from, cpu): (NodeId, CpuId), of: NodeId) {
     let overhead = measure::overhead::<32>(arch::tsc);
     let mut samples = [0; SERIES - 1];
     let mut at = base;
+    let mut counted = Traffic::start(cpu);
     roi::flush_model();
     for n in 0..SERIES {
         // What the last series left in the caches is 1 MiB of lines that this one does not meet.
+        if n == 1 {
+            counted = Traffic::start(cpu);
+        }
         if n > 0 {
             roi::begin::<1>();
         }
@@ -85,9 +93,10 @@ fn measure(mover: &Mover, base: u64, (from, cpu): (NodeId, CpuId), of: NodeId) {
             samples[n - 1] = took;
         }
     }
+    let accesses = counted.counts();
     let lines = SERIES as u64 * LOADS * STRIDE % (BYTES / LINE);
     check("the way through the list", at == base + lines * LINE);
-    Subject {
+    let subject = Subject {
         bench: "memlat",
         variant: "read",
         metric: "16384 loads",
@@ -98,6 +107,14 @@ fn measure(mover: &Mover, base: u64, (from, cpu): (NodeId, CpuId), of: NodeId) {
             ("per", LOADS),
             ("bytes", BYTES),
         ],
-    }
-    .series(measure::judge(&mut samples, overhead));
+    };
+    subject.series(measure::judge(&mut samples, overhead));
+    // Of all series together: `per` has to say so.
+    let all = [
+        ("from", u64::from(from.0)),
+        ("of", u64::from(of.0)),
+        ("per", LOADS * (SERIES as u64 - 1)),
+        ("bytes", BYTES),
+    ];
+    accesses.report(Subject { parameters: &all, ..subject }, SERIES as u64 - 1);
 }

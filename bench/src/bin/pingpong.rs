@@ -14,6 +14,7 @@ use bench::lab::measure::{self, PACKED};
 use bench::lab::name::Name;
 use bench::lab::place::View;
 use bench::lab::report::Subject;
+use bench::lab::traffic::{self, Counts, Traffic};
 use libl4::arch::StackTop;
 use libl4::ipc;
 use libl4::thread::{self, Stack};
@@ -64,6 +65,7 @@ fn main() {
     let mover = Mover::new(crew::id(1), &mover_stack);
     let start = thread::my_cpu();
     let stacks = [client_stack, server_stack];
+    cases().for_each(|case| traffic::announce("pingpong", case.client));
     let mut next = 2;
     for case in cases() {
         // Two numbers for each case: what the case before left behind is of no interest.
@@ -119,7 +121,8 @@ fn run(case: &Case, number: u32, mover: &Mover, [client_stack, server_stack]: &[
         let report = client.perform(order::CALL, &[server.id.raw(), words as u64]);
         check("round trips", report.mr(PACKED + 1) == 1);
         let series = measure::unpack(core::array::from_fn(|i| report.mr(1 + i)));
-        Subject {
+        let counts = Counts::unpack(core::array::from_fn(|i| report.mr(PACKED + 2 + i)));
+        let subject = Subject {
             bench: "pingpong",
             variant: case.name,
             metric: "round trip",
@@ -130,8 +133,13 @@ fn run(case: &Case, number: u32, mover: &Mover, [client_stack, server_stack]: &[
                 ("server_node", u64::from(topology::node_of(case.server).0)),
                 ("made_on_node", u64::from(node.0)),
             ],
-        }
-        .series(series);
+        };
+        subject.series(series);
+        // The client's CPU counts; where the server has another one, its accesses are not in it.
+        counts.report(
+            Subject { parameters: &[("words", words as u64), ("per", ROUNDS)], ..subject },
+            ROUNDS,
+        );
     }
     client.delete();
     server.delete();
@@ -157,7 +165,7 @@ extern "C" fn answers(controller: u64) -> ! {
 extern "C" fn calls(controller: u64) -> ! {
     let controller = ThreadId::from_raw(controller);
     crew::begin();
-    let mut report = [0; PACKED + 1];
+    let mut report = [0; REPORT];
     loop {
         let command = crew::next_command(controller, &report);
         if command.tag.label() == order::CALL {
@@ -166,8 +174,11 @@ extern "C" fn calls(controller: u64) -> ! {
     }
 }
 
-/// Measures; the last word is 1 if every answer was right.
-fn round_trips(server: ThreadId, words: usize) -> [u64; PACKED + 1] {
+/// Words of the client's report: the series, 1 if every answer was right, and what the hardware counted.
+const REPORT: usize = PACKED + 1 + traffic::PACKED;
+
+/// Measures.
+fn round_trips(server: ThreadId, words: usize) -> [u64; REPORT] {
     let tag = MsgTag::new(order::ECHO, words, 0);
     let mut right = true;
     let mut call = || {
@@ -190,13 +201,16 @@ fn round_trips(server: ThreadId, words: usize) -> [u64; PACKED + 1] {
             break;
         }
     }
+    let traffic = Traffic::start(thread::my_cpu());
     for _ in 0..ROUNDS {
         roi::begin_all::<1>();
         call();
         roi::end_all::<1>();
     }
-    let mut report = [0; PACKED + 1];
+    let counts = traffic.counts();
+    let mut report = [0; REPORT];
     report[..PACKED].copy_from_slice(&measure::pack(series));
     report[PACKED] = u64::from(right);
+    report[PACKED + 1..].copy_from_slice(&counts.pack());
     report
 }

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod mapdb;
 pub mod options;
 pub mod paging;
+pub mod perf;
 pub mod pool;
 pub mod sched;
 pub mod slab;

@@ -95,6 +95,8 @@ pub struct Options {
     pub clock_skew_us: Option<u64>,
     /// Print what the boot stages find.
     pub verbose: bool,
+    /// Programs may read hardware counters and send interrupts to measure them.
+    pub measure: bool,
     /// Record what the kernel does; only in a kernel that was built for it.
     pub trace: bool,
     /// Bytes of each CPU's trace.
@@ -123,6 +125,7 @@ impl Options {
         clock_sync: true,
         clock_skew_us: None,
         verbose: false,
+        measure: false,
         trace: false,
         trace_size: 128 << 10,
         kdb: true,
@@ -236,6 +239,7 @@ const KNOWN: &[Known] = &[
         set: |o, v| put(&mut o.clock_skew_us, v.parse::<u32>().ok().map(|us| Some(us.into()))),
     },
     Known { name: "verbose", takes: "on|off", set: |o, v| put(&mut o.verbose, switch(v)) },
+    Known { name: "measure", takes: "on|off", set: |o, v| put(&mut o.measure, switch(v)) },
     Known { name: "kdb", takes: "on|off", set: |o, v| put(&mut o.kdb, switch(v)) },
     Known { name: "trace", takes: "on|off", set: |o, v| put(&mut o.trace, switch(v)) },
     Known {
@@ -344,7 +348,7 @@ mod tests {
         let line = "exit=boot test=boot panic=cpu3 text_replication=off tcb_migration=off \
                     node_pools=flat page_table_replication=off cache=off fastpath=off \
                     pool_size=16M maxcpus=5 silent=cpu2 clock_sync=off \
-                    clock_skew=700 verbose=on trace=on trace_size=1M kdb=off";
+                    clock_skew=700 verbose=on trace=on trace_size=1M kdb=off measure=on";
         let want = Options {
             exit: Some(Exit::Boot),
             test: Some(SelfTest::Boot),
@@ -361,6 +365,7 @@ mod tests {
             clock_sync: false,
             clock_skew_us: Some(700),
             verbose: true,
+            measure: true,
             trace: true,
             trace_size: 1 << 20,
             kdb: false,

@@ -8,7 +8,7 @@ use l4abi::record::Line;
 
 use super::placement::{self, Item, Observed};
 use super::stages::AllUp;
-use crate::arch::x86_64::{apic, clock, cpu_ops};
+use crate::arch::x86_64::{apic, clock, cpu_ops, perf};
 use crate::machine::Machine;
 use crate::{console, cpu, memory, println, time};
 
@@ -98,7 +98,10 @@ fn write(out: &mut impl Write, machine: &Machine, all: &AllUp, us: u64, ok: bool
         .num("topology_warnings", topology.warnings().len() as u64)
         .flag("text_replication", machine.options.text_replication)
         .flag("page_table_replication", machine.options.page_table_replication)
-        .flag("node_pools", machine.options.node_pools);
+        .flag("node_pools", machine.options.node_pools)
+        .flag("tcb_migration", machine.options.tcb_migration)
+        .flag("cache", machine.options.cache)
+        .str("hardware_counters", perf::describe());
     line.array("nodes", |line| {
         for node in topology.nodes() {
             line.object(|line| write_node(line, machine, node));

@@ -17,7 +17,7 @@ use crate::arch::x86_64::bootmem::BootWindow;
 use crate::arch::x86_64::paging;
 use crate::arch::x86_64::regs::Features;
 use crate::arch::x86_64::{
-    apic, clock, clock_sync, cpu_start, fpu, image, ioapic, regs, tables, trampoline,
+    apic, clock, clock_sync, cpu_start, fpu, image, ioapic, perf, regs, tables, trampoline,
 };
 use crate::cpu;
 use crate::machine::{self, Machine};
@@ -286,6 +286,7 @@ pub struct AllUp {
 pub fn application_processors(_: Clocks) -> AllUp {
     let machine = machine::get();
     let mut all = AllUp { missing: FixedVec::new(CpuId::new(0)) };
+    perf::init(CpuId::new(0));
     super::placement::observe();
     paging::publish_sealed();
     paging::announce(CpuId::new(0), cpu_start::block_address(CpuId::new(0)));
@@ -327,6 +328,7 @@ pub fn application_processor() {
         // Not the CPU that was asked: leave the one that was to be reported as missing.
         crate::arch::x86_64::cpu_ops::halt();
     }
+    perf::init(this.identity.id);
     super::placement::observe();
     this.shared.up.store(true, core::sync::atomic::Ordering::Release);
     clock_sync::follow();

@@ -38,6 +38,15 @@ pub fn breakpoint(_cpu: &PerCpu, me: TcbRef) -> Next {
             let value = crate::cross::counters::read(me.reg(reg::RDI), me.reg(reg::RSI));
             me.set_reg(reg::RAX, value);
         }
+        debugger_call::SEND_INTERRUPT => {
+            let sent = crate::measure::send(me.reg(reg::RDI), me.reg(reg::RSI));
+            me.set_reg(reg::RAX, sent);
+        }
+        debugger_call::EXPECT_INTERRUPT => crate::measure::expect(me, me.reg(reg::RSI)),
+        debugger_call::HARDWARE_COUNTER => {
+            let answer = arch::x86_64::perf::answer(me.reg(reg::RDI), me.reg(reg::RSI));
+            me.set_reg(reg::RAX, answer);
+        }
         _ => enter(me, code),
     }
     Next::Thread(me)

@@ -19,6 +19,12 @@
 //! A debugger call ([`crate::syscall::debugger::KERNEL_MEMORY`]) reads one [`MemoryCounter`] of one node, so that tests
 //! and measurements can tell what an operation allocated and whether it came back. Another
 //! ([`crate::syscall::debugger::CPU_COUNTER`]) reads one [`CpuCounter`] of one processor.
+//!
+//! # Measuring the machine
+//!
+//! With the kernel option `measure=on` programs may read the processor's own counters ([`HardwareCounter`]) with RDPMC, and send
+//! interrupts to processors to see how long these take. Without it both are refused: the first tells what other programs do,
+//! the second costs them time.
 
 use crate::error::{IpcCode, IpcError, Phase};
 use crate::id::CpuId;
@@ -109,6 +115,63 @@ abi_enum! {
         TcbMoves = 8 => "tcb_moves",
         /// Not a count: the processor's clock is wrong by at most so many nanoseconds against the boot processor's.
         ClockBound = 9 => "clock_bound_ns",
+        /// Interrupts taken that were sent to measure them ([`crate::syscall::debugger::SEND_INTERRUPT`]).
+        Probes = 10 => "probes",
+        /// Time-stamp counter of the processor when it came to the handler of the last of these.
+        ProbeTime = 11 => "probe_time",
+    }
+}
+
+abi_enum! {
+    /// What the processor's own counters may count.
+    pub enum HardwareCounter: u32 {
+        /// Accesses to memory of other nodes.
+        RemoteAccesses = 0 => "remote accesses",
+        /// Accesses to memory of the own node.
+        LocalAccesses = 1 => "local accesses",
+    }
+}
+
+abi_enum! {
+    /// Why a hardware counter cannot be read.
+    pub enum NoCounter: u32 {
+        /// There is no such counter or processor.
+        Unknown = 0 => "no such counter",
+        /// The kernel was not told to let programs read them (`measure=on`).
+        Off = 1 => "the kernel runs without measure=on",
+        /// The processor is emulated or virtual.
+        Hypervisor = 2 => "the processor is emulated or virtual",
+        /// It is not known how this model counts that.
+        Processor = 3 => "not known for this processor",
+        /// The processor has too few counters.
+        Unsupported = 4 => "the processor has no such counters",
+        /// The node has one counter, which its first processor reads.
+        OtherProcessor = 5 => "the node's first processor counts it",
+    }
+}
+
+/// The answer of [`crate::syscall::debugger::HARDWARE_COUNTER`] as a word.
+#[must_use]
+pub const fn hardware_counter_word(answer: Result<u32, NoCounter>) -> u64 {
+    match answer {
+        Ok(number) => number as u64,
+        Err(why) => u64::MAX - why.raw() as u64,
+    }
+}
+
+/// The number by which RDPMC reads a hardware counter, from that word.
+///
+/// # Errors
+/// Why there is none.
+pub const fn hardware_counter(word: u64) -> Result<u32, NoCounter> {
+    if word <= u32::MAX as u64 {
+        return Ok(word as u32);
+    }
+    let code = u64::MAX - word;
+    let known = if code <= u32::MAX as u64 { NoCounter::from_raw(code as u32) } else { None };
+    match known {
+        Some(why) => Err(why),
+        None => Err(NoCounter::Unknown),
     }
 }
 
@@ -125,6 +188,19 @@ mod tests {
         assert_eq!(tcr, 0xFFFF_FFFF_FF01_A5E0);
         assert_eq!(IpcFlags::of(tcr), IpcFlags::STAY_ON_CPU);
         assert_eq!(IpcFlags::empty().put(tcr), 0xFFFF_FFFF_FF00_A5E0);
+    }
+
+    #[test]
+    fn hardware_counters_have_numbers_or_reasons() {
+        for number in [0, 1, 6, 1 << 30] {
+            assert_eq!(hardware_counter(hardware_counter_word(Ok(number))), Ok(number));
+        }
+        for &why in NoCounter::ALL {
+            assert_eq!(hardware_counter(hardware_counter_word(Err(why))), Err(why));
+        }
+        // A kernel that does not know the call leaves what the caller put there, at worst.
+        assert_eq!(hardware_counter(NO_COUNTER), Err(NoCounter::Unknown));
+        assert_eq!(hardware_counter(u64::MAX - 77), Err(NoCounter::Unknown));
     }
 
     #[test]

@@ -119,6 +119,29 @@ pub fn decode(insn: &[u8]) -> Option<(Op, u16)> {
     Some((op, (value & 0xFFF) as u16))
 }
 
+/// Regions that the kernel opens and closes when programs measure interrupts
+/// ([`crate::syscall::debugger::SEND_INTERRUPT`]).
+pub mod interrupt {
+    /// From the command to the interrupt controller to the handler on the other processor.
+    pub const DELIVERY: u16 = 0xFF0;
+    /// From that command on; the program closes it.
+    pub const WHOLE: u16 = 0xFF1;
+    /// From the handler on; the program closes it.
+    pub const RETURN: u16 = 0xFF2;
+
+    abi_enum! {
+        /// What the handler does with a region.
+        pub enum AtHandler: u32 {
+            /// Nothing.
+            Nothing = 0 => "nothing",
+            /// It closes [`DELIVERY`].
+            Delivered = 1 => "delivered",
+            /// It opens [`RETURN`].
+            Returns = 2 => "returns",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,6 +68,15 @@ pub mod debugger {
     pub const KERNEL_MEMORY: [u8; 2] = [0x3C, 0x4D];
     /// `cmpb $0x4e,%al`: RAX = counter RSI of processor RDI ([`crate::ext::CpuCounter`]).
     pub const CPU_COUNTER: [u8; 2] = [0x3C, 0x4E];
+    /// `cmpb $0x4f,%al`: interrupts processor RDI; RAX = the time-stamp counter just before, or
+    /// [`crate::ext::NO_COUNTER`] if that was refused. RSI: a region of [`crate::marker::interrupt`] that begins then, 0 for none.
+    pub const SEND_INTERRUPT: [u8; 2] = [0x3C, 0x4F];
+    /// `cmpb $0x50,%al`: the next interrupt of that kind that finds the caller running sets its carry flag, which is clear
+    /// until then: the caller goes on behind the comparison. RSI: what the handler does with a region, as
+    /// [`crate::marker::interrupt::AtHandler`] says.
+    pub const EXPECT_INTERRUPT: [u8; 2] = [0x3C, 0x50];
+    /// `cmpb $0x51,%al`: RAX = how processor RDI reads hardware counter RSI ([`crate::ext::hardware_counter`]).
+    pub const HARDWARE_COUNTER: [u8; 2] = [0x3C, 0x51];
 
     /// The message of an Enter by which a program says that it is about to leave the machine: a tracing kernel
     /// prints its trace then. Elsewhere it is like any other message.

@@ -1,6 +1,9 @@
 //! Instructions that measurements need: cache lines one by one, clocks, counters.
 
 use core::arch::asm;
+use l4abi::CpuId;
+use l4abi::ext::{self, HardwareCounter, NO_COUNTER, NoCounter};
+use l4abi::marker::interrupt::AtHandler;
 
 /// Memory that belongs to no Rust object and is checked once, so that a measured access is an instruction and nothing
 /// else.
@@ -75,6 +78,107 @@ pub fn through_register(value: u64) -> u64 {
 pub fn settle_memory() {
     // SAFETY: only orders.
     unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
+}
+
+/// A counter of the processor that this program may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pmc(u32);
+
+impl Pmc {
+    /// The counter of `cpu` for `what`; the kernel runs with `measure=on`. To be read on that CPU.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn find(cpu: CpuId, what: HardwareCounter) -> Result<Self, NoCounter> {
+        let mut word: u64 = NO_COUNTER;
+        // SAFETY: `int3; cmp al, 0x51` changes RAX only; the comparison changes flags.
+        unsafe {
+            asm!(".byte 0xcc, 0x3c, 0x51", inout("rax") word, in("rdi") u64::from(cpu.0),
+                 in("rsi") u64::from(what.raw()), options(nomem, nostack));
+        }
+        ext::hardware_counter(word).map(Self)
+    }
+
+    /// What it has counted; differences modulo 2^40 mean something.
+    #[must_use]
+    pub fn read(self) -> u64 {
+        let (low, high): (u32, u32);
+        // SAFETY: RDPMC only reads; a counter that is not there raises an exception, and `find` names those that are.
+        unsafe {
+            asm!("rdpmc", in("ecx") self.0, out("eax") low, out("edx") high,
+                 options(nomem, nostack, preserves_flags));
+        }
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// What was counted since it was `before`.
+    #[must_use]
+    pub fn since(self, before: u64) -> u64 {
+        /// Counters have at least as many bits.
+        const BITS: u32 = 40;
+        self.read().wrapping_sub(before) & ((1 << BITS) - 1)
+    }
+}
+
+/// Interrupts a processor; the kernel runs with `measure=on`. Answers the time-stamp counter just before the command to
+/// the interrupt controller; `None` if the kernel refuses. `region` is one of [`l4abi::marker::interrupt`], 0 for none.
+#[must_use]
+pub fn send_interrupt(to: CpuId, region: u16) -> Option<u64> {
+    let mut sent: u64 = NO_COUNTER;
+    // SAFETY: `int3; cmp al, 0x4f` changes RAX only; the comparison changes flags.
+    unsafe {
+        asm!(".byte 0xcc, 0x3c, 0x4f", inout("rax") sent, in("rdi") u64::from(to.0),
+             in("rsi") u64::from(region), options(nostack));
+    }
+    (sent != NO_COUNTER).then_some(sent)
+}
+
+/// Times around an interruption, of this processor's time-stamp counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// Last read before it.
+    pub before: u64,
+    /// First read after it.
+    pub after: u64,
+}
+
+/// Reads the clock until an interrupt comes that another thread sends with [`send_interrupt`] (l4-smp 3.3.1). It may
+/// be sent when word `at` of `block` has become `value`. Without `measure=on` this never ends.
+#[must_use]
+pub fn await_interrupt(mark: AtHandler, block: &Block, at: u64, value: u64) -> Interruption {
+    assert!(at <= block.bytes - 8, "a store beyond the block");
+    let (low, high, last_low, last_high): (u32, u32, u32, u32);
+    // SAFETY: writes a word of the block and reads clocks. The kernel goes on behind the comparison, with carry clear, and
+    // sets the flag when the interrupt has come; no other instruction here changes it.
+    unsafe {
+        asm!(
+            ".byte 0xcc, 0x3c, 0x50",
+            "mov qword ptr [{at}], {value}",
+            "rdtsc",
+            "2:",
+            "mov {last_low:e}, eax",
+            "mov {last_high:e}, edx",
+            "rdtsc",
+            "jnc 2b",
+            last_low = out(reg) last_low,
+            last_high = out(reg) last_high,
+            at = in(reg) block.base + at,
+            value = in(reg) value,
+            in("rsi") u64::from(mark.raw()),
+            out("eax") low,
+            out("edx") high,
+            options(nostack),
+        );
+    }
+    let end = super::tsc();
+    let time = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+    let (before, after) = (time(last_high, last_low), time(high, low));
+    // It may have come between the last read and the look at the flag.
+    if end.wrapping_sub(after) > after.wrapping_sub(before) {
+        Interruption { before: after, after: end }
+    } else {
+        Interruption { before, after }
+    }
 }
 
 #[cfg(test)]

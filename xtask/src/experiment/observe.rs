@@ -88,6 +88,10 @@ fn result(record: &Object, base: &Params) -> Observation {
     for (field, suffix) in [("value", ""), ("min", "_min"), ("max", "_max")] {
         if let Some(number) = record.get(field).and_then(Value::as_f64) {
             metrics.insert(format!("{metric}{suffix}"), number / per.unwrap_or(1.0));
+            if clock {
+                // A program times what it waits for: that is the path.
+                metrics.insert(format!("path_{metric}{suffix}"), number / per.unwrap_or(1.0));
+            }
         }
     }
     if let Some(limit) = record.get("limit").and_then(Value::as_f64) {

@@ -67,12 +67,61 @@ fn conditions(boot: &Object) -> Params {
             all.insert(name.into(), if on { "on" } else { "off" }.into());
         }
     }
+    if let Some(on) = boot.get("cache").and_then(Value::as_bool) {
+        all.insert("caches".into(), if on { "on" } else { "off" }.into());
+    }
+    // What the processor counts, or why it does not.
+    if let Some(counters) = boot.get("hardware_counters").and_then(Value::as_str) {
+        all.insert("hardware counters".into(), counters.into());
+    }
     for name in ["nr_nodes", "nr_cpus", "tsc_khz"] {
         if let Some(number) = boot.get(name).and_then(Value::as_u64) {
             all.insert(name.into(), number.to_string());
         }
     }
     all
+}
+
+/// The kernel's switches as parameters, under the names of its options, and the values of those parameters in the
+/// experiment's matrix that mean these switches.
+fn parameters(experiment: &Experiment, conditions: &Params) -> Params {
+    let mut params: Params = SWITCHES
+        .iter()
+        .filter_map(|name| Some((name.to_string(), conditions.get(*name)?.clone())))
+        .collect();
+    for run in &experiment.run {
+        let options = |name: &str| run.options.contains(&format!("{{{name}}}"));
+        for (name, values) in run.matrix.iter().filter(|(name, _)| options(name)) {
+            let texts = values.iter().filter_map(toml::Value::as_str);
+            let meant = texts.into_iter().find(|text| {
+                let filled = run.options.replace(&format!("{{{name}}}"), text);
+                means(&filled, conditions)
+            });
+            if let Some(meant) = meant {
+                params.insert(name.clone(), meant.into());
+            }
+        }
+    }
+    params
+}
+
+/// Whether a kernel with these options has the switches that a boot record told.
+fn means(options: &str, conditions: &Params) -> bool {
+    SWITCHES.iter().all(|name| {
+        let words = options.split_whitespace().filter_map(|word| word.split_once('='));
+        let on = words.filter(|(word, _)| word == name).all(|(_, value)| value == "on");
+        conditions.get(*name).is_some_and(|found| (found == "on") == on)
+    })
+}
+
+/// Whether the experiment has runs with the caches as a boot record told.
+fn has_caches(experiment: &Experiment, conditions: &Params) -> bool {
+    let Some(found) = conditions.get("caches") else { return true };
+    // Only `off` is anything special on hardware; what the matrix fills in may be either.
+    experiment
+        .run
+        .iter()
+        .any(|run| run.caches.contains('{') || (run.caches == "off") == (found == "off"))
 }
 
 /// What `logs` have for an experiment: those results whose program it runs.
@@ -87,11 +136,10 @@ pub fn measured(experiment: &Experiment, logs: &[Run]) -> Option<Measured> {
             }
             kind => kind == "roi",
         });
-        // The kernel's switches are parameters, under the names of its options.
-        let params: Params = SWITCHES
-            .iter()
-            .filter_map(|name| Some((name.to_string(), run.conditions.get(*name)?.clone())))
-            .collect();
+        if !has_caches(experiment, &run.conditions) {
+            continue;
+        }
+        let params = parameters(experiment, &run.conditions);
         if !observe::observations(&run, &params).is_empty() {
             runs.push((run, params));
         }

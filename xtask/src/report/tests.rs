@@ -139,6 +139,95 @@ fn a_serial_log_of_a_machine_enters_the_report() {
     assert!(html.contains("From opteron.log"));
 }
 
+/// A boot record of a machine with two nodes, its switches as given.
+fn booted(tcb: bool, text: bool, cache: bool) -> String {
+    format!(
+        "@json {{\"kind\":\"boot\",\"nr_nodes\":2,\"text_replication\":{text},\"page_table_replication\":true,\
+         \"node_pools\":true,\"tcb_migration\":{tcb},\"cache\":{cache},\
+         \"hardware_counters\":\"remote and local accesses\"}}\r\n"
+    )
+}
+
+/// A result as the programs print it.
+fn printed(bench: &str, variant: &str, metric: &str, unit: &str, value: u64, more: &str) -> String {
+    format!(
+        "@json {{\"kind\":\"result\",\"bench\":\"{bench}\",\"variant\":\"{variant}\",\"metric\":\"{metric}\",\
+         \"unit\":\"{unit}\",\"value\":{value},\"min\":{value},\"max\":{value},\"n\":32{more}}}\r\n"
+    )
+}
+
+/// The section of an experiment in what a serial log means.
+fn section_of<'a>(all: &'a [Experiment], log: &str, id: &str) -> Section<'a> {
+    let runs = super::hardware::runs(log, "opteron.log");
+    let mut sections = sections(all, &Results::default(), &runs);
+    sections.remove(sections.iter().position(|s| s.experiment.id == id).unwrap())
+}
+
+#[test]
+fn boots_with_other_switches_become_points_of_one_figure() {
+    let all = spec::load().unwrap();
+    let mut log = String::new();
+    for (tcb, text, cycles) in
+        [(false, false, 900), (false, true, 880), (true, false, 890), (true, true, 870)]
+    {
+        log += &booted(tcb, text, true);
+        let case = "migrated to last node";
+        log += &printed("pingpong", case, "round trip", "TSC ticks", cycles, ",\"words\":0");
+        log += &printed("pingpong", case, "remote", "accesses", 64, ",\"words\":0,\"per\":32");
+    }
+    let cycles = section_of(&all, &log, "A2");
+    assert_eq!(cycles.measured.len(), 1);
+    assert_eq!(cycles.measured[0].figures[0].places().len(), 4, "one for each combination");
+    assert_eq!(super::verdict_words(&cycles), "shape holds", "{:?}", cycles.measured[0].findings);
+    let remote = section_of(&all, &log, "A3");
+    let values = remote.measured[0].figures[0].series.iter().flat_map(|line| &line.points);
+    let values: Vec<f64> = values.map(|point| point.y).collect();
+    assert_eq!(values, [1.0; 4], "64 in 32 round trips of two messages each");
+    let conditions = &remote.measured[0].runs[0].conditions;
+    assert_eq!(conditions["hardware counters"], "remote and local accesses");
+    // What was measured with caches on is nothing for the experiments without.
+    assert!(section_of(&all, &log, "A4").measured.is_empty());
+    assert!(
+        !section_of(&all, &log.replace("\"cache\":true", "\"cache\":false"), "A4")
+            .measured
+            .is_empty()
+    );
+}
+
+#[test]
+fn lines_and_interrupts_of_a_machine_are_judged() {
+    let all = spec::load().unwrap();
+    let mut log = booted(true, true, true);
+    // The source's own numbers, 256 lines each; the two CPUs count as one node.
+    for (state, place, ticks) in [
+        ("register", "own", 571),
+        ("L1 hit", "own", 815),
+        ("L1 miss", "own", 2491),
+        ("L2 miss", "own", 11462),
+        ("E to S", "near", 16902),
+        ("E to M", "near", 13212),
+        ("M to S", "near", 23482),
+        ("M to M", "near", 23448),
+        ("S to M", "near", 13211),
+    ] {
+        let variant = format!("{state} place={place} per=256");
+        log += &printed("lines", &variant, "256 lines", "TSC ticks", ticks, "");
+    }
+    for (what, ticks) in [("delivery", 1030), ("leave", 210), ("enter", 140), ("interrupted", 350)]
+    {
+        log += &printed("ipi", &format!("{what} place=near"), what, "TSC ticks", ticks, "");
+    }
+    for id in ["B1", "B2"] {
+        let section = section_of(&all, &log, id);
+        let found = &section.measured[0].findings;
+        assert_eq!(super::verdict_words(&section), "shape holds", "{id}: {found:?}");
+        assert!(section.measured[0].figures.iter().all(|figure| !figure.is_empty()));
+    }
+    // A machine that does otherwise is told so.
+    let slow = log.replace("\"value\":210,", "\"value\":900,");
+    assert_eq!(super::verdict_words(&section_of(&all, &slow, "B2")), "shape does not hold");
+}
+
 #[test]
 fn base64_is_the_standards() {
     for (plain, coded) in

@@ -3,6 +3,7 @@
 use core::arch::asm;
 use core::sync::atomic::AtomicU64;
 
+use l4abi::marker::interrupt::{self, AtHandler};
 use l4abi::marker::{self, Op};
 use x86_64::instructions::port::Port;
 
@@ -40,6 +41,37 @@ pub unsafe fn copy_words(from: *const AtomicU64, to: *const AtomicU64, count: us
     unsafe {
         asm!("rep movsq", inout("rcx") count => _, inout("rsi") from => _, inout("rdi") to => _,
              options(nostack, preserves_flags));
+    }
+}
+
+/// A marker for the placement instrument, without arguments.
+macro_rules! mark {
+    ($op:ident, $id:expr) => {
+        // SAFETY: a no-op.
+        unsafe {
+            asm!(".byte 0x0f, 0x1f, 0x80", ".long {}", const marker::imm(Op::$op, $id),
+                 options(nostack, preserves_flags));
+        }
+    };
+}
+
+/// An interrupt that is measured is about to be sent: `region` (`l4abi::marker::interrupt`) begins.
+#[inline(always)]
+pub fn mark_sent(region: u64) {
+    match u16::try_from(region) {
+        Ok(interrupt::DELIVERY) => mark!(BeginAll, interrupt::DELIVERY),
+        Ok(interrupt::WHOLE) => mark!(BeginAll, interrupt::WHOLE),
+        _ => {}
+    }
+}
+
+/// It has come to its handler.
+#[inline(always)]
+pub fn mark_handled(what: AtHandler) {
+    match what {
+        AtHandler::Nothing => {}
+        AtHandler::Delivered => mark!(EndAll, interrupt::DELIVERY),
+        AtHandler::Returns => mark!(Begin, interrupt::RETURN),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod image;
 pub mod io_window;
 pub mod ioapic;
 pub mod paging;
+pub mod perf;
 mod pvh;
 pub mod regs;
 pub mod selftest;

@@ -26,6 +26,8 @@ pub const TIMER: u8 = 0xf0;
 pub const REQUEST: u8 = 0xf1;
 /// Translation look-aside buffer shootdown.
 pub const SHOOTDOWN: u8 = 0xf2;
+/// Sent by a program to measure it (`measure`).
+pub const PROBE: u8 = 0xf3;
 /// Error interrupt of the local APIC.
 pub const APIC_ERROR: u8 = 0xfe;
 /// Spurious interrupt of the local APIC; not acknowledged.
