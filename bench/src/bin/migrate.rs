@@ -33,6 +33,10 @@ libl4::entry!(main);
 /// Migrations there and back; the first ones are not measured.
 const ROUNDS: usize = 16;
 const WARM_UP: usize = 2;
+/// Longer than an idle CPU looks for work before it sleeps.
+const TO_SLEEP_US: u64 = 200;
+/// Longer than a thread takes to another CPU.
+const TO_ARRIVE_US: u64 = 50;
 /// What the string buffers are in members' spaces.
 const BUFFER: u64 = 0x4000_0000;
 const STRING: u64 = 2048;
@@ -156,7 +160,8 @@ fn case(place: &Place, state: State, number: u32, [first, second]: [&StackTop; 2
         if state == State::Receiving { (&partner, &victim) } else { (&victim, &partner) };
     let fault = enter(state, &victim, &partner);
     let mut times = [0; ROUNDS];
-    let before = crew::total(CpuCounter::InterruptsReceived);
+    let mut requests = 0;
+    let start = Traffic::so_far();
     let region = Name::of(format_args!("migrate {}, {}", state.name(), place.name));
     roi::name::<1>(region.text());
     for round in 0..WARM_UP + ROUNDS {
@@ -164,16 +169,19 @@ fn case(place: &Place, state: State, number: u32, [first, second]: [&StackTop; 2
         if state == State::Ready {
             // The one that runs on its CPU goes along, so that it stays ready.
             other.move_to(if there { place.to } else { place.from });
-            crew::spin_us(20);
         }
+        // Whatever has nothing to do sleeps by now: an interrupt for every CPU that is needed.
+        crew::spin_us(TO_SLEEP_US);
+        let before = crew::total(CpuCounter::RequestInterrupts);
         let time = migrate(moved.id, if there { place.to } else { place.from }, state, round);
+        // A string's sender and receiver follow each other; what runs has to arrive.
+        crew::spin_us(TO_ARRIVE_US);
         if let Some(sample) = round.checked_sub(WARM_UP) {
             times[sample] = time;
+            requests += crew::total(CpuCounter::RequestInterrupts) - before;
         }
-        // A string's sender and receiver follow each other; what runs has to arrive.
-        crew::spin_us(20);
     }
-    let interrupts = crew::total(CpuCounter::InterruptsReceived) - before;
+    let all = Traffic::since(&start);
     leave(state, &victim, &partner, flag.base, fault);
     let overhead = measure::overhead::<32>(arch::tsc);
     let subject = Subject {
@@ -187,11 +195,36 @@ fn case(place: &Place, state: State, number: u32, [first, second]: [&StackTop; 2
         ],
     };
     subject.series(measure::judge(&mut times, overhead));
-    let in_100 = interrupts * 100 / (WARM_UP + ROUNDS) as u64;
-    Subject { metric: "interrupts per migration", unit: "in 100", ..subject }
-        .number(in_100, (WARM_UP + ROUNDS) as u64);
+    let number = |metric, unit, value| {
+        Subject { metric, unit, ..subject }.number(value, ROUNDS as u64);
+    };
+    number("interrupts per migration", "in 100", requests * 100 / ROUNDS as u64);
+    number("flush interrupts", "interrupts", all.flushes);
+    number("control blocks moved", "pages", all.blocks);
     victim.delete();
     partner.delete();
+}
+
+/// What moving control blocks costs all CPUs together.
+struct Traffic {
+    /// Interrupts sent so that others forget translations.
+    flushes: u64,
+    /// Control blocks moved to another node.
+    blocks: u64,
+}
+
+impl Traffic {
+    fn so_far() -> Self {
+        Self {
+            flushes: crew::total(CpuCounter::ShootdownInterrupts),
+            blocks: crew::total(CpuCounter::TcbMoves),
+        }
+    }
+
+    fn since(start: &Self) -> Self {
+        let now = Self::so_far();
+        Self { flushes: now.flushes - start.flushes, blocks: now.blocks - start.blocks }
+    }
 }
 
 /// Moves the thread, which has to be in `state`; answers the time.

@@ -95,6 +95,17 @@ pub struct Slot {
     pub path: PathSpread,
     /// Lines touched.
     pub lines: Touched,
+    /// Lines that the kernel touched, and how: what did so first.
+    pub first: HashMap<(u32, u8), Toucher>,
+}
+
+/// Who touched a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Toucher {
+    /// The instruction, or the start of its line.
+    pub pc: u64,
+    /// The virtual address.
+    pub address: u64,
 }
 
 /// A region: one id under one name.
@@ -189,19 +200,23 @@ impl Regions {
     }
 
     /// Books a touched line in every region open on the CPU.
-    pub fn touch(&mut self, open: &[usize], cpu: usize, line: u32, how: u8) {
+    pub fn touch(&mut self, open: &[usize], cpu: usize, line: u32, how: u8, by: Toucher) {
         for &at in open {
             if let Some(slot) = &mut self.list[at].slots[cpu] {
                 slot.lines.touch(line, how);
+                if how & touch::KERNEL != 0 {
+                    slot.first.entry((line, how)).or_insert(by);
+                }
             }
         }
     }
 
-    /// Lines this CPU wrote to that another CPU touched in the same region, or the reverse.
+    /// Lines that this CPU touched and another CPU, too, and that at least one of the two wrote to, with how this one
+    /// touched them.
     #[must_use]
-    pub fn shared_written(&self, region: &Region, cpu: usize) -> u64 {
+    pub fn shared_written(&self, region: &Region, cpu: usize) -> Vec<(u32, u8)> {
         let written = |how: u8| how & (touch::WRITTEN | touch::WRITTEN << 3) != 0;
-        let Some(own) = &region.slots[cpu] else { return 0 };
+        let Some(own) = &region.slots[cpu] else { return Vec::new() };
         let others = region.slots.iter().enumerate().filter(|&(c, _)| c != cpu);
         let others: Vec<&Touched> =
             others.filter_map(|(_, s)| s.as_ref().map(|s| &s.lines)).collect();
@@ -209,7 +224,9 @@ impl Regions {
             let hows = others.iter().map(|l| l.get(line)).filter(|&o| o != 0);
             hows.into_iter().any(|o| written(how) || written(o))
         };
-        own.lines.iter().filter(shared).count() as u64
+        let mut lines: Vec<_> = own.lines.iter().filter(shared).collect();
+        lines.sort_unstable();
+        lines
     }
 
     /// Notes that the guest's markers are wrong; only the first few are kept.
@@ -366,14 +383,19 @@ mod tests {
         let (mut c, mut r) = (cpus(), Regions::default());
         r.begin_all(&mut c, 0, 1);
         let open = c[0].open.clone();
-        r.touch(&open, 0, 10, touch::READ);
-        r.touch(&open, 1, 10, touch::READ);
-        r.touch(&open, 0, 11, touch::WRITTEN);
-        r.touch(&open, 0, 12, touch::READ);
-        r.touch(&open, 1, 12, touch::WRITTEN << 3);
+        let by = |pc| Toucher { pc, address: 64 * pc };
+        r.touch(&open, 0, 10, touch::READ, by(1));
+        r.touch(&open, 1, 10, touch::READ, by(2));
+        r.touch(&open, 0, 11, touch::WRITTEN, by(3));
+        r.touch(&open, 0, 12, touch::READ, by(4));
+        r.touch(&open, 0, 12, touch::READ, by(5));
+        r.touch(&open, 1, 12, touch::WRITTEN << 3, by(6));
         r.end_all(&mut c, 0, 1);
-        let shared: Vec<u64> = (0..3).map(|i| r.shared_written(&r.list[0], i)).collect();
-        assert_eq!(shared, [1, 1, 0]);
+        let shared: Vec<_> = (0..3).map(|i| r.shared_written(&r.list[0], i)).collect();
+        assert_eq!(shared, [vec![(12, touch::READ)], vec![(12, touch::WRITTEN << 3)], vec![]]);
+        let firsts = |cpu: usize| r.list[0].slots[cpu].as_ref().map(|s| &s.first);
+        assert_eq!(firsts(0).and_then(|f| f.get(&(12, touch::READ))), Some(&by(4)), "the first");
+        assert_eq!(firsts(1).map(|f| f.len()), Some(1), "user mode is not asked");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Results as JSON lines: one `sim` line about the run, then one `roi` line per region and CPU that
-//! took part, then `probe` and `remote` lines. Nothing in them depends on the host, so two runs of
+//! took part, then `shared`, `probe` and `remote` lines. Nothing in them depends on the host, so two runs of
 //! the same guest are identical byte for byte. `docs/design/instrument.md` explains the fields.
 
 use crate::{
@@ -8,6 +8,13 @@ use crate::{
     sim::Sim,
 };
 use std::fmt::Write;
+
+/// Most lines that a CPU shares in a region that are listed.
+const MOST_SHARED: usize = 32;
+
+/// Ways of touching a line.
+const HOW: [(&str, u8); 3] =
+    [("code", touch::CODE), ("read", touch::READ), ("written", touch::WRITTEN)];
 
 /// A JSON object under construction. Keys are written as given: none needs escaping.
 struct Object(String);
@@ -82,6 +89,9 @@ impl Sim {
                 }
             }
         }
+        if self.config().trace_remote {
+            self.shared_lines(&mut out);
+        }
         for (id, cpu, clock, done) in &self.probes {
             let mut o = Object::new();
             o.text("kind", "probe").number("id", u64::from(*id)).number("cpu", *cpu as u64);
@@ -100,6 +110,31 @@ impl Sim {
             out.push('\n');
         }
         out
+    }
+
+    /// For every line that the kernel shares between CPUs in a region: what touched it first, for each way of touching it.
+    fn shared_lines(&self, out: &mut String) {
+        for region in
+            self.regions.list.iter().filter(|region| region.slots.iter().flatten().count() > 1)
+        {
+            for (cpu, slot) in region.slots.iter().enumerate() {
+                let Some(slot) = slot else { continue };
+                let lines = self.regions.shared_written(region, cpu);
+                for &(line, _) in lines.iter().take(MOST_SHARED) {
+                    for (name, how) in HOW {
+                        let Some(by) = slot.first.get(&(line, how)) else { continue };
+                        let mut o = Object::new();
+                        o.text("kind", "shared").number("id", u64::from(region.id));
+                        o.text("name", &region.name).number("cpu", cpu as u64).text("how", name);
+                        o.text("pc", &format!("{:#x}", by.pc));
+                        o.text("address", &format!("{:#x}", by.address));
+                        o.text("line", &format!("{:#x}", u64::from(line) * crate::LINE));
+                        out.push_str(&o.end());
+                        out.push('\n');
+                    }
+                }
+            }
+        }
     }
 
     fn run_line(&self) -> String {
@@ -219,9 +254,7 @@ impl Sim {
         let mut o = Object::new();
         for (bank, shift) in [("kernel", 0), ("user", 3)] {
             let mut b = Object::new();
-            for (name, bit) in
-                [("code", touch::CODE), ("read", touch::READ), ("written", touch::WRITTEN)]
-            {
+            for (name, bit) in HOW {
                 let mut per_node = vec![0; nodes];
                 for (line, how) in slot.lines.iter() {
                     if how & bit << shift != 0 {
@@ -232,7 +265,7 @@ impl Sim {
             }
             o.raw(bank, &b.end());
         }
-        o.number("shared_written", self.regions.shared_written(region, cpu));
+        o.number("shared_written", self.regions.shared_written(region, cpu).len() as u64);
         o.end()
     }
 }

@@ -13,6 +13,12 @@ use serde_json::{Map, Value, json};
 
 type Line = Map<String, Value>;
 
+/// Pages of control blocks that a CPU gives back at once (`kernel/src/cross/quarantine.rs`).
+const BLOCKS_AT_ONCE: f64 = 16.0;
+
+/// Most accesses to shared lines that are named.
+const MOST_SHARED: usize = 20;
+
 /// A row: what was measured, and what it may be at most.
 struct Row {
     bench: &'static str,
@@ -34,7 +40,7 @@ fn conclude(title: &str, rows: &[Row], lines: &[Line]) -> Finding {
         finding.kept &= kept;
         let limit = row.limit.map_or("-".into(), |limit| format!("{limit}"));
         let mark = if kept { " " } else { "!" };
-        println!("{:52} {:>10.1} {limit:>8}{mark} {}", row.what, row.value, row.others);
+        println!("{:52} {:>10.2} {limit:>8}{mark} {}", row.what, row.value, row.others);
         finding.records.push(json!({
             "kind": "result", "bench": row.bench, "variant": row.what, "metric": row.unit,
             "unit": row.unit, "value": row.value, "limit": row.limit,
@@ -45,11 +51,11 @@ fn conclude(title: &str, rows: &[Row], lines: &[Line]) -> Finding {
     finding
 }
 
-/// Everything that a program and the instrument report.
-fn measure(args: &BenchArgs, program: &str, machine: &str) -> Result<Vec<Line>> {
+/// Everything that a program and the instrument report; `traced`: which lines are shared, too.
+fn measure(args: &BenchArgs, program: &str, machine: &str, traced: bool) -> Result<Vec<Line>> {
     let machine = args.machine.as_deref().unwrap_or(machine);
     say::step("Measuring", &format!("{program} on {machine}"));
-    sim::measure_all(&SimArgs::counting(program, machine, ""))
+    sim::measure_all(&SimArgs { remote: traced, ..SimArgs::counting(program, machine, "") })
 }
 
 fn text<'a>(line: &'a Line, key: &str) -> &'a str {
@@ -77,9 +83,18 @@ fn path(roi: &Line) -> Option<f64> {
     Some(path["kernel"]["sum"].as_f64()? / n)
 }
 
+/// Says which code touches lines that CPUs share in `region`; nothing if there are none.
+fn name_shared(lines: &[Line], region: &str) {
+    let shared = |line: &&Line| records::kind(line) == "shared" && text(line, "name") == region;
+    for line in lines.iter().filter(shared).take(MOST_SHARED) {
+        let [how, address, pc] = ["how", "address", "pc"].map(|key| text(line, key));
+        say::note(&format!("CPU {}: {how} {address} by the code at {pc}", line["cpu"]));
+    }
+}
+
 /// IPC across CPUs.
 pub fn xcpu(args: &BenchArgs) -> Result<Finding> {
-    let lines = measure(args, "xcpu", "4n8c")?;
+    let lines = measure(args, "xcpu", "4n8c", true)?;
     let mut rows = Vec::new();
     for roi in regions(&lines, "one way ") {
         let Some(value) = path(roi) else { continue };
@@ -122,14 +137,15 @@ pub fn xcpu(args: &BenchArgs) -> Result<Finding> {
             limit: Some(0.0),
             others: "",
         });
+        name_shared(&lines, text(roi, "name"));
     }
-    ensure!(rows.len() > 2, "the guest measured nothing");
+    ensure!(rows.len() > 2 && !at_once.is_empty(), "the guest measured nothing");
     Ok(conclude("IPC across CPUs", &rows, &lines))
 }
 
 /// Migration by a third CPU.
 pub fn migrate(args: &BenchArgs) -> Result<Finding> {
-    let lines = measure(args, "migrate", "2n4c")?;
+    let lines = measure(args, "migrate", "2n4c", false)?;
     let mut rows = Vec::new();
     for roi in regions(&lines, "migrate ") {
         let Some(value) = path(roi) else { continue };
@@ -142,16 +158,31 @@ pub fn migrate(args: &BenchArgs) -> Result<Finding> {
             others: "until Schedule returns",
         });
     }
+    let far = |line: &Line| number(line, "from_node") != number(line, "to_node");
     for result in results(&lines, "interrupts per migration") {
-        let far = number(result, "from_node") != number(result, "to_node");
-        let place = if far { "other node" } else { "same node" };
+        let place = if far(result) { "other node" } else { "same node" };
         rows.push(Row {
             bench: "migrate",
             what: format!("migrate {}, {place}", text(result, "variant")),
             unit: "interrupts",
             value: number(result, "value") / 100.0,
-            limit: None,
-            others: if far { "with the move of its TCB" } else { "" },
+            // The caller comes to the thread, the thread to its new CPU.
+            limit: Some(2.0),
+            others: "all CPUs asleep or busy",
+        });
+    }
+    let total = |metric: &str| results(&lines, metric).map(|line| number(line, "value")).sum();
+    let (flushes, blocks): (f64, f64) = (total("flush interrupts"), total("control blocks moved"));
+    if results(&lines, "control blocks moved").any(far) {
+        let cpus = lines.iter().find_map(|line| line.get("cpu_node")?.as_array().map(Vec::len));
+        rows.push(Row {
+            bench: "migrate",
+            what: "for a control block that moves along".into(),
+            unit: "interrupts",
+            value: flushes / blocks,
+            // One request to all others for 16 pages that are given back.
+            limit: cpus.map(|cpus| (cpus - 1) as f64 / BLOCKS_AT_ONCE),
+            others: "a broadcast: all CPUs but one",
         });
     }
     ensure!(!rows.is_empty(), "the guest measured nothing");
@@ -160,7 +191,7 @@ pub fn migrate(args: &BenchArgs) -> Result<Finding> {
 
 /// Shootdowns.
 pub fn shootdown(args: &BenchArgs) -> Result<Finding> {
-    let lines = measure(args, "shootdown", "4n8c")?;
+    let lines = measure(args, "shootdown", "4n8c", false)?;
     let row = |result: &Line| -> Option<Row> {
         let active = result.get("active")?.as_f64()?;
         Some(Row {

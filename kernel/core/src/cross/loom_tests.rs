@@ -377,3 +377,55 @@ fn without_the_announcement_the_model_finds_the_hole() {
     let found = broken("two unmaps of one page, not announced", || unmapped_twice(false));
     assert!(found > 0, "the model does not show what it is for");
 }
+
+/// A control block moves from page 0 to page 1 while another CPU, which has page 0 cached, looks its thread up. Answers
+/// whether that found the thread, and on which CPU: 1 and 2 are where it was, 3 is where it goes next.
+fn looked_up_while_moving(id_goes_last: bool) -> Option<u64> {
+    const ID: u64 = 7;
+    let words = || [AtomicU64::new(0), AtomicU64::new(0)];
+    let (ids, keys, entry) = (Arc::new(words()), Arc::new(words()), Arc::new(AtomicU64::new(0)));
+    ids[0].store(ID, Ordering::Relaxed);
+    keys[0].store(1, Ordering::Relaxed);
+    let mover = {
+        let (ids, keys, entry) = (ids.clone(), keys.clone(), entry.clone());
+        thread::spawn(move || {
+            // It has arrived; then its page follows. Stores are seen in this order (x86).
+            keys[0].store(2, Ordering::Release);
+            ids[1].store(ID, Ordering::Release);
+            keys[1].store(2, Ordering::Release);
+            if !id_goes_last {
+                ids[0].store(0, Ordering::Release);
+            }
+            entry.store(1, Ordering::Release);
+            ids[0].store(0, Ordering::Release);
+            // It goes on, which page 0 does not say any more.
+            keys[1].store(3, Ordering::Release);
+        })
+    };
+    let id_in = |page: usize| ids[page].load(Ordering::Acquire);
+    // `thread::lookup`: the cached page first, then the one that the table shows.
+    let page = match id_in(0) {
+        ID => Some(0),
+        _ => Some(entry.load(Ordering::Acquire) as usize).filter(|&page| id_in(page) == ID),
+    };
+    let found = page.map(|page| keys[page].load(Ordering::Acquire));
+    mover.join().unwrap();
+    // Whoever looks up now, with whatever cached, finds the present page.
+    assert!(ids[0].load(Ordering::Acquire) != ID && entry.load(Ordering::Acquire) == 1);
+    found
+}
+
+#[test]
+fn a_thread_whose_page_moves_is_found_all_the_time() {
+    model("look-up against move of the page", || {
+        let found = looked_up_while_moving(true);
+        assert!(found.is_some_and(|cpu| (1..=3).contains(&cpu)), "{found:?}");
+    });
+    let lost = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let seen = lost.clone();
+    model("the same, id taken out too early", move || {
+        let missed = looked_up_while_moving(false).is_none();
+        seen.fetch_add(u64::from(missed), Ordering::Relaxed);
+    });
+    assert!(lost.load(Ordering::Relaxed) > 0, "the model does not show what it is for");
+}

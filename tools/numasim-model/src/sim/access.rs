@@ -6,7 +6,7 @@ use crate::{
     counters::{Class, Count},
     cpu::{Cpu, Operand, Pending, Stamp},
     phys::Place,
-    region::touch,
+    region::{Toucher, touch},
     walk::{Guest, Target, Walk, walk},
 };
 
@@ -44,7 +44,7 @@ impl Sim {
             return;
         }
         let how = if bank == crate::counters::USER { how << 3 } else { how };
-        self.regions.touch(&c.open, cpu, place.line(), how);
+        self.regions.touch(&c.open, cpu, place.line(), how, Toucher { pc: c.pc, address });
         let remote = match out.level {
             Level::Memory(home) => home != c.node,
             Level::CacheFar => true,
