@@ -26,14 +26,19 @@ pub enum Mode {
     Hold,
     /// Answer without a map item this many times, then map.
     EmptyFirst(u64),
+    /// Map this many pages, then give no answer.
+    MapFirst(u64),
 }
+
+/// Mode word of a window that maps some pages.
+const MAPPING: u64 = 1 << 63;
 
 /// A window's policy and what happened in it. Words, because pager and tests share it.
 struct Window {
     backing: AtomicU64,
     size: AtomicU64,
     rights: AtomicU64,
-    /// 0 map, 1 hold, 2 + n: empty answers left.
+    /// 0 map, 1 hold, 2 + n: empty answers left, `MAPPING` + n: pages left.
     mode: AtomicU64,
     page_log2: AtomicU64,
     faults: AtomicU64,
@@ -99,6 +104,7 @@ pub fn set_mode(n: usize, mode: Mode) {
         Mode::Map => 0,
         Mode::Hold => 1,
         Mode::EmptyFirst(n) => 2 + n,
+        Mode::MapFirst(n) => MAPPING + n,
     };
     TABLE[n].mode.store(raw, Ordering::Release);
 }
@@ -234,7 +240,8 @@ fn serve_window(from: ThreadId, addr: u64, ip: u64, access: Rights) -> Option<Ms
     window.last_from.store(from.raw(), Ordering::Relaxed);
     window.faults.fetch_add(1, Ordering::Release);
     match window.mode.load(Ordering::Acquire) {
-        1 => return None,
+        1 | MAPPING => return None,
+        n if n > MAPPING => window.mode.store(n - 1, Ordering::Relaxed),
         n if n > 2 => {
             window.mode.store(n - 1, Ordering::Relaxed);
             return Some(MsgTag::NIL);

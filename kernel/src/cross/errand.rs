@@ -4,6 +4,7 @@ use kcore::ipc::{Key, State};
 use l4abi::error::IpcCode;
 use l4abi::syscall::SyscallNo;
 
+use crate::cross::transfer::End;
 use crate::cross::{must_stay, reach, transfer, would_cross};
 use crate::ipc::result::{Phase, fail};
 use crate::ipc::timeout::{self, Deadline};
@@ -44,11 +45,7 @@ pub enum Errand {
         /// The partner.
         partner: TcbRef,
         /// What the partner gets.
-        code: IpcCode,
-        /// The phase in which the partner fails.
-        phase: Phase,
-        /// Bytes that were moved.
-        offset: u64,
+        end: End,
     },
 }
 
@@ -92,9 +89,7 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
             t.set_state(State::Receiving);
             transfer::fetch(cpu, t)
         }
-        Errand::End { partner, code, phase, offset } => {
-            transfer::end_partner(cpu, t, partner, code, phase, offset)
-        }
+        Errand::End { partner, end } => transfer::end_partner(cpu, t, partner, end),
     }
 }
 

@@ -11,8 +11,8 @@ use kcore::ipc::{Key, State};
 use kcore::types::{CpuId, NodeId, PhysAddr};
 use l4abi::error::ErrorCode;
 
-use crate::cross::depart;
 use crate::cross::errand::Errand;
+use crate::cross::{depart, transfer};
 use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
 use crate::space::SpaceRef;
@@ -60,7 +60,7 @@ pub fn commit(cpu: &PerCpu, me: TcbRef, t: TcbRef, to: u16, root: u64) -> Next {
         State::Polling | State::Sending | State::Remote => t.set_flag(Key::VISITING),
         State::Receiving => {
             if let Some(sender) = t.partner.get()
-                && sender.key().cpu() == here
+                && transfer::follows_receiver(cpu, sender)
             {
                 depart(cpu, sender, to, Errand::Home);
             }

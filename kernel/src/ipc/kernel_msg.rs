@@ -16,7 +16,7 @@ use l4abi::fpage::{Fpage, Rights};
 use l4abi::proto;
 use l4abi::tag::MsgTag;
 
-use crate::ipc::{begin_transfer, poll_at, takes, timeout, transfer};
+use crate::ipc::{begin_transfer, cancel, poll_at, takes, timeout, transfer};
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread::tcb::{Exit, Outer, TcbRef, reg};
@@ -151,14 +151,21 @@ pub fn await_start(t: TcbRef, pager: u64) {
     t.set_state(State::Waiting);
 }
 
-/// The kernel message of `t` cannot be delivered, or its answer is aborted by a failure: the thread stops.
+/// The kernel message of `t` cannot be delivered, or its answer is aborted by a failure: the thread stops. If it had a
+/// fault in the middle of a transfer, which cannot go on without the page, the transfer is aborted instead.
 pub fn failed(cpu: &PerCpu, t: TcbRef) -> Next {
-    let message = t.kernel_ipc.get();
-    end(t);
-    t.awaited.set(Awaited::NOBODY.0);
-    t.set_state(State::Ready);
-    t.set_state(State::Stopped);
-    crate::trap::report_stopped(t, message);
+    let (message, outer) = (t.kernel_ipc.get(), t.outer.get());
+    match (outer.state, outer.partner) {
+        (State::Sending, Some(dest)) => cancel::abort_transfer(cpu, t, dest),
+        (State::Receiving, Some(sender)) => cancel::abort_transfer(cpu, sender, t),
+        _ => {
+            end(t);
+            t.awaited.set(Awaited::NOBODY.0);
+            t.set_state(State::Ready);
+            t.set_state(State::Stopped);
+            crate::trap::report_stopped(t, message);
+        }
+    }
     match cpu.current.get() {
         c if c == t => Next::Schedule,
         c => Next::Thread(c),

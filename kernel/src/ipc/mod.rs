@@ -285,7 +285,7 @@ fn deliver(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Next {
 /// The message part of a rendezvous: afterwards `dest` is ready but not queued, or both are parked.
 #[inline(always)]
 pub fn begin_transfer(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) -> Outcome {
-    sched::clear_wakeup(cpu, dest);
+    timeout::stop(cpu, dest);
     let tag = transfer::tag_of(sender);
     if tag.typed() == 0 && tag.untyped() <= MAX_WORDS {
         transfer::words(sender, dest, tag);
@@ -415,7 +415,7 @@ fn receive_from(cpu: &PerCpu, me: TcbRef, sender: TcbRef, partner: Next) -> Next
     }
     me.senders.remove(sender);
     me.set_state(State::Waiting);
-    sched::clear_wakeup(cpu, sender);
+    timeout::stop(cpu, sender);
     sender.partner.set(None);
     match begin_transfer(cpu, sender, me) {
         Outcome::Done => {

@@ -42,6 +42,15 @@ pub fn start(cpu: &PerCpu, t: TcbRef, deadline: Deadline) {
     }
 }
 
+/// The wait of `t` is over: its clock stops. In a message that the kernel makes a thread has no clock of its own; one that
+/// runs is that of the transfer in which it had its fault.
+#[inline(always)]
+pub fn stop(cpu: &PerCpu, t: TcbRef) {
+    if !t.key().has(Key::KERNEL_IPC) {
+        sched::clear_wakeup(cpu, t);
+    }
+}
+
 /// The time of `t` has come; it is out of the wake-up queue already.
 pub fn expired(cpu: &PerCpu, t: TcbRef) {
     if t.state() == State::Remote {

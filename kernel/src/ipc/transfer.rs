@@ -165,10 +165,15 @@ pub fn begin(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome
 /// Goes on with a parked transfer, in the name of the receiver `dest`, which is current.
 pub fn resume(cpu: &PerCpu, dest: TcbRef) -> Next {
     let Some(sender) = dest.partner.get() else { return Next::Schedule };
+    // The answer to a fault puts back what the fault interrupted: a transfer with another partner, its clock running.
+    let own = !dest.key().has(Key::KERNEL_IPC);
     match items(cpu, sender, dest, tag_of(sender)) {
         Outcome::Done => {
             sender.partner.set(None);
-            dest.partner.set(None);
+            if own {
+                crate::sched::clear_wakeup(cpu, dest);
+                dest.partner.set(None);
+            }
             let _ = crate::ipc::sent(cpu, sender, Next::Thread(dest));
             Next::Thread(dest)
         }

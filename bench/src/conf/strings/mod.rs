@@ -1,6 +1,7 @@
 //! String items: forms, cuts, overflow, page faults on both sides, timeouts and aborts (ref 1.6, 5.6).
 
 mod abort;
+mod clocks;
 mod cuts;
 mod faults;
 mod forms;
@@ -12,7 +13,7 @@ use libl4::MsgTag;
 
 /// The groups of this area.
 pub const GROUPS: &[&[Test]] =
-    &[forms::TESTS, cuts::TESTS, faults::TESTS, abort::TESTS, third::TESTS];
+    &[forms::TESTS, cuts::TESTS, faults::TESTS, abort::TESTS, third::TESTS, clocks::TESTS];
 
 /// Which way a string goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,7 @@ pub mod mailbox;
 mod model;
 pub mod pending;
 pub mod post;
+pub mod transfer;
 
 use crate::ipc::Key;
 

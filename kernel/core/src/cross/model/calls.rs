@@ -6,12 +6,10 @@
 //! every end: the sender has the answer or the cancel, the receiver has what the sender sent. From every state
 //! an end can be reached.
 
-use std::collections::{HashMap, VecDeque};
-
-use super::{NOWHERE, Step, place, step};
+use super::{CPUS, Histories, explore};
+use crate::cross::{NOWHERE, Step, place, step};
 use crate::ipc::{Key, State};
 
-const CPUS: usize = 3;
 const S: usize = 0;
 const R: usize = 1;
 const M: usize = 2;
@@ -234,7 +232,9 @@ impl World {
             _ => self.call(i, old),
         }
     }
+}
 
+impl Histories for World {
     fn successors(&self) -> Vec<World> {
         let mut next = vec![];
         for old in [false, true] {
@@ -295,41 +295,6 @@ impl World {
             assert!(t.cpu == t.home || t.state != State::Ready, "not at home: {self:?}");
         }
     }
-}
-
-/// Explores everything; answers the number of states.
-fn explore(start: World) -> usize {
-    let mut ids = HashMap::from([(start.clone(), 0usize)]);
-    let mut before: Vec<Vec<usize>> = vec![vec![]];
-    let mut queue = VecDeque::from([start]);
-    let mut ends = vec![];
-    while let Some(w) = queue.pop_front() {
-        let id = ids[&w];
-        let next = w.successors();
-        if next.is_empty() {
-            w.check_end();
-            ends.push(id);
-        }
-        for n in next {
-            n.check();
-            let fresh = ids.len();
-            let to = *ids.entry(n.clone()).or_insert(fresh);
-            if to == fresh {
-                before.push(vec![]);
-                queue.push_back(n);
-            }
-            before[to].push(id);
-        }
-    }
-    // Progress: every state is before some end.
-    let mut ending = vec![false; ids.len()];
-    while let Some(id) = ends.pop() {
-        if !std::mem::replace(&mut ending[id], true) {
-            ends.extend(&before[id]);
-        }
-    }
-    assert!(ending.iter().all(|&e| e), "a state from which nothing ends");
-    ids.len()
 }
 
 #[test]
