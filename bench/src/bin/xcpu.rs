@@ -4,6 +4,8 @@
 //! The partner's CPU is in one of three states when the message comes: it has nothing to do and looks for work by itself
 //! (`polling`); it sleeps (`asleep`; the caller's CPU, too, when the answer comes); it runs another thread
 //! (`busy`; so does the caller's, when the caller waits).
+//!
+//! The argument `sizes=N` (behind `--` on the kernel's command line) takes only the first N message sizes.
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
@@ -18,7 +20,7 @@ use libl4::arch::StackTop;
 use libl4::ipc;
 use libl4::thread::{self, Stack};
 use libl4::{CpuId, MsgTag, ThreadId, Timeouts};
-use libl4::{arch, exit, roi, time, topology};
+use libl4::{arch, boot, exit, roi, time, topology};
 
 libl4::entry!(main);
 
@@ -30,7 +32,7 @@ const SIZES: [u64; 3] = [0, 3, 7];
 /// Long enough for the partner to wait again, short enough for its CPU to look by itself still.
 const TO_POLL_US: u64 = 10;
 /// Longer than an idle CPU looks for work before it sleeps.
-const TO_SLEEP_US: u64 = 200;
+const TO_SLEEP_US: u64 = 100;
 /// Longer than all of them take together when all CPUs send to themselves.
 const AT_ONCE_US: u64 = 5_000;
 /// Most CPUs that send to themselves at once.
@@ -61,6 +63,8 @@ fn main() {
     exit::exit_on_panic();
     crew::touch_image();
     let stacks = STACKS.each_ref().map(|stack| stack.take());
+    let wanted = boot::number(boot::arguments(), "sizes").unwrap_or(u64::MAX);
+    let sizes = SIZES.get(..wanted as usize).unwrap_or(&SIZES);
     let Some(mover_stack) = MOVER_STACK.take() else { return };
     let mover = Mover::new(crew::id(1), &mover_stack);
     let home = thread::my_cpu();
@@ -70,7 +74,7 @@ fn main() {
     for (place, cpu) in [("same node", beside), ("other node", away)] {
         let Some(cpu) = cpu else { continue };
         for state in [State::Polling, State::Asleep, State::Busy] {
-            pair(place, state, [home, cpu], next, &stacks);
+            pair(place, state, [home, cpu], sizes, next, &stacks);
             next += 4;
         }
     }
@@ -110,7 +114,14 @@ fn stack(stacks: &Stacks, n: usize) -> &StackTop {
 }
 
 /// A caller on the first CPU and its partner on the second.
-fn pair(place: &str, state: State, [home, cpu]: [CpuId; 2], number: u32, stacks: &Stacks) {
+fn pair(
+    place: &str,
+    state: State,
+    [home, cpu]: [CpuId; 2],
+    sizes: &[u64],
+    number: u32,
+    stacks: &Stacks,
+) {
     let Some(program) = View::of_program(topology::node_of(home)) else {
         return check("getting memory", false);
     };
@@ -129,7 +140,7 @@ fn pair(place: &str, state: State, [home, cpu]: [CpuId; 2], number: u32, stacks:
         }
     }
     let variant = Name::of(format_args!("{place}, {}", state.name()));
-    for words in SIZES {
+    for &words in sizes {
         let name = Name::of(format_args!("one way {}, {words} words", variant.text()));
         roi::name::<1>(name.text());
         let name = Name::of(format_args!("round trip {}, {words} words", variant.text()));
