@@ -3,7 +3,7 @@
 use crate::{guest::Profile, machines};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Lokal: an L4 microkernel for NUMA machines. This is the only door to it.
 ///
@@ -39,6 +39,21 @@ pub enum Task {
     Check,
     /// Tell what is missing on this host, and install it on request
     Doctor(DoctorArgs),
+}
+
+impl Task {
+    /// Files that the user names to be written, if there are any, and the manifest that is to be read.
+    pub fn named_files(&self) -> (Vec<&Path>, Option<&Path>) {
+        let (outputs, manifest) = match self {
+            Self::Run(args) => ([&args.json, &args.trace], &args.manifest),
+            Self::Test(args) => ([&args.json, &None], &None),
+            Self::Bench(args) => ([&args.json, &None], &None),
+            Self::Sim(args) => ([&args.json, &None], &None),
+            Self::Image(args) => ([&args.output, &None], &args.manifest),
+            _ => ([&None, &None], &None),
+        };
+        (outputs.into_iter().flatten().map(PathBuf::as_path).collect(), manifest.as_deref())
+    }
 }
 
 /// Which build.
@@ -204,10 +219,10 @@ pub struct SimArgs {
     #[arg(long)]
     pub console: bool,
     /// Largest lead of one CPU's modelled clock over another, in cycles [default: the machine's]
-    #[arg(long, value_name = "CYCLES")]
+    #[arg(long, value_name = "CYCLES", value_parser = clap::value_parser!(u64).range(1..))]
     pub quantum: Option<u64>,
     /// Stop after so many seconds
-    #[arg(long, value_name = "S", default_value_t = 600)]
+    #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
 }
 

@@ -29,6 +29,7 @@ mod workspace;
 
 use clap::Parser;
 use cli::{Cli, Task};
+use manifest::Manifest;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -44,6 +45,10 @@ fn main() -> ExitCode {
 
 /// Does what was asked; the result is the exit code.
 fn dispatch(command: Task) -> anyhow::Result<u8> {
+    // Before anything is built.
+    let (outputs, manifest) = command.named_files();
+    outputs.into_iter().try_for_each(paths::ensure_writable)?;
+    manifest.map(Manifest::load).transpose()?;
     match command {
         Task::Build(args) => {
             let programs = guest::build(args.profile())?;

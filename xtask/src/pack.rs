@@ -122,14 +122,23 @@ fn program_bytes(
         let known = known.join(", ");
         bail!("the manifest names the module '{module}', which is not built; there are {known}");
     };
-    let data =
-        fs::read(&path).with_context(|| format!("cannot read the module {}", path.display()))?;
+    let data = fs::read(&path).with_context(|| unreadable(&path, programs))?;
     if file.is_none() && elf::is_empty_shell(&data) {
         say::note_once(&format!("{module} has no code yet and is left out of the archive"));
         return Ok(None);
     }
     elf::check_program(&data).with_context(|| format!("module {}", path.display()))?;
     Ok(Some(data))
+}
+
+fn unreadable(path: &Path, programs: &Programs) -> String {
+    let mut text = format!("cannot read the module {}", path.display());
+    // A single word was probably meant to be a program's name.
+    if path.components().count() == 1 && !path.exists() {
+        let known: Vec<_> = programs.keys().map(String::as_str).collect();
+        text += &format!(" (programs that are built by name: {})", known.join(", "));
+    }
+    text
 }
 
 /// The archive as bytes, read back and compared before it is handed out.

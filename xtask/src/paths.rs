@@ -31,6 +31,12 @@ pub fn logs() -> Result<PathBuf> {
     made(target().join("lokal/logs"))
 }
 
+/// Makes sure that a file which the user names can be written, without touching what is in it.
+pub fn ensure_writable(path: &Path) -> Result<()> {
+    let opened = fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).with_context(|| format!("cannot write {}", path.display()))
+}
+
 fn made(dir: PathBuf) -> Result<PathBuf> {
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(dir)
