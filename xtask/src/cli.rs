@@ -285,6 +285,12 @@ pub struct ImageArgs {
     /// What the root task starts; default xtask/manifests/default.toml
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
+    /// Program to run as root task: a guest program's name, or an ELF file built for any X.2 kernel
+    #[arg(long, value_name = "ELF")]
+    pub roottask: Option<PathBuf>,
+    /// Program to run as sigma0, likewise
+    #[arg(long, value_name = "ELF")]
+    pub sigma0: Option<PathBuf>,
     /// Kernel options that go into the image
     #[arg(long, value_name = "OPTIONS", default_value = "")]
     pub append: String,
@@ -332,7 +338,7 @@ mod tests {
             "bench all --quick --machine 2n4c --json F",
             "sim pingpong --machine 2n2c --caches off --json F",
             "report --from a b",
-            "image --boot bios -o F",
+            "image --boot bios -o F --roottask R --sigma0 S",
             "check",
             "doctor --install",
         ] {

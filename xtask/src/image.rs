@@ -25,8 +25,9 @@ pub fn command(args: &ImageArgs) -> Result<u8> {
     let programs = guest::build(profile)?;
     let options = pack::Options {
         manifest: args.manifest.clone(),
+        sigma0: args.sigma0.clone(),
+        roottask: args.roottask.clone(),
         command_line: Some(args.append.clone()),
-        ..pack::Options::default()
     };
     let archive = pack::pack(profile, &programs, &options)?;
     let output = match &args.output {

@@ -82,6 +82,16 @@ fn conditions(boot: &Object) -> Params {
     all
 }
 
+/// What one of `programs` could not count, and why, if a record says that.
+fn absent<'a>(programs: &'a [&str]) -> impl Fn(&Object) -> Option<String> + 'a {
+    |record| {
+        let word = |name: &str| record.get(name).and_then(Value::as_str);
+        let bench = word("bench").filter(|bench| programs.contains(bench))?;
+        (records::kind(record) == "absent").then_some(())?;
+        Some(format!("{bench}: {} were not counted: {}", word("counter")?, word("why")?))
+    }
+}
+
 /// The kernel's switches as parameters, under the names of its options, and the values of those parameters in the
 /// experiment's matrix that mean these switches.
 fn parameters(experiment: &Experiment, conditions: &Params) -> Params {
@@ -134,7 +144,7 @@ pub fn measured(experiment: &Experiment, logs: &[Run]) -> Option<Measured> {
             "result" => {
                 record.get("bench").and_then(Value::as_str).is_some_and(|b| programs.contains(&b))
             }
-            kind => kind == "roi",
+            kind => matches!(kind, "roi" | "absent"),
         });
         if !has_caches(experiment, &run.conditions) {
             continue;
@@ -145,7 +155,13 @@ pub fn measured(experiment: &Experiment, logs: &[Run]) -> Option<Measured> {
         }
     }
     let label = runs.first()?.0.conditions.get("file").cloned().unwrap_or_default();
-    let mut measured = interpret(experiment, runs, false, Vec::new());
+    let mut missing: Vec<String> = Vec::new();
+    for record in runs.iter().flat_map(|(run, _)| &run.records).filter_map(absent(&programs)) {
+        if !missing.contains(&record) {
+            missing.push(record);
+        }
+    }
+    let mut measured = interpret(experiment, runs, false, missing);
     measured.label = label;
     (!measured.figures.iter().all(crate::experiment::figure::Figure::is_empty)).then_some(measured)
 }

@@ -170,14 +170,19 @@ fn results(out: &mut String, experiment: &Experiment, measured: &Measured) {
     }
     findings(out, &measured.findings);
     if !measured.failures.is_empty() {
-        *out += "<div class=\"missing\"><p>These runs have no result:</p><ul>\n";
+        *out += "<div class=\"missing\"><p>Without a result:</p><ul>\n";
         for failure in &measured.failures {
             let _ = writeln!(out, "<li>{}</li>", escape(failure));
         }
         *out += "</ul></div>\n";
     }
     for (spec, figure) in experiment.figure.iter().zip(&measured.figures) {
-        draw(out, experiment, spec, figure);
+        let mut spec = spec.clone();
+        if !measured.label.is_empty() {
+            // Nothing is modelled on a real machine: what the programs' clock says stands there.
+            spec.y_label = spec.y_label.replace("modelled cycles", "TSC cycles");
+        }
+        draw(out, experiment, &spec, figure);
     }
     runs(out, experiment, &measured.runs);
 }

@@ -195,6 +195,23 @@ fn boots_with_other_switches_become_points_of_one_figure() {
 }
 
 #[test]
+fn what_a_processor_does_not_count_is_said() {
+    let all = spec::load().unwrap();
+    let mut log = booted(true, true, true);
+    let case = "migrated to last node";
+    log += &printed("pingpong", case, "round trip", "TSC ticks", 900, ",\"words\":0");
+    log += "@json {\"kind\":\"absent\",\"bench\":\"pingpong\",\"metric\":\"remote\",\
+            \"counter\":\"remote accesses\",\"why\":\"not known for this processor\",\"cpu\":0}\n";
+    let section = section_of(&all, &log, "A2");
+    let said = "pingpong: remote accesses were not counted: not known for this processor";
+    assert_eq!(section.measured[0].failures, [said]);
+    let html = page::render(&[section]);
+    inspect(&html).unwrap();
+    assert!(html.contains(said));
+    assert!(html.contains("TSC cycles") && !html.contains("modelled cycles"));
+}
+
+#[test]
 fn lines_and_interrupts_of_a_machine_are_judged() {
     let all = spec::load().unwrap();
     let mut log = booted(true, true, true);
