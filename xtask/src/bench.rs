@@ -4,6 +4,7 @@
 //! ([`store`]). Runs whose inputs have not changed since are not made again.
 
 mod arraywalk;
+pub mod compare;
 mod execute;
 mod limits;
 mod paths;

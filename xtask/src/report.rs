@@ -156,7 +156,7 @@ fn from_plan(
 }
 
 /// Figures and findings from runs with their parameters.
-fn interpret(
+pub fn interpret(
     experiment: &Experiment,
     runs: Vec<(Run, Params)>,
     quick: bool,
@@ -181,16 +181,21 @@ pub fn records(experiment: &Experiment, results: &Results) -> Vec<Value> {
     let Some(plan) = results.plans.get(&experiment.id) else { return Vec::new() };
     let measured = from_plan(experiment, &plan.points, plan.quick, results);
     let mut records: Vec<Value> = measured.runs.iter().flat_map(bench::flat_records).collect();
+    records.push(verdict(experiment, &measured));
+    records
+}
+
+/// A verdict as a record.
+pub fn verdict(experiment: &Experiment, measured: &Measured) -> Value {
     let findings: Vec<Value> = measured
         .findings
         .iter()
         .map(|finding| json!({"holds": finding.holds, "text": finding.text}))
         .collect();
-    records.push(json!({
+    json!({
         "kind": "verdict", "experiment": experiment.id, "quick": measured.quick,
         "verdict": measured.verdict().words(), "checks": findings, "failures": measured.failures,
-    }));
-    records
+    })
 }
 
 /// The words for a section's verdict.

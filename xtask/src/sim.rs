@@ -11,6 +11,7 @@ mod selftest;
 mod table;
 
 use crate::{
+    bench::compare,
     cli::{SimArgs, SimCaches},
     doctor,
     emulator::End,
@@ -89,6 +90,9 @@ pub fn command(args: &SimArgs) -> Result<u8> {
     ensure_tried()?;
     if args.name == "selftest" {
         return selftest::command(args);
+    }
+    if let Some(experiments) = compare::wanted(args) {
+        return compare::command(args, experiments);
     }
     let plugin = build_plugin()?;
     let machine = Machine::load(&args.machine)?;

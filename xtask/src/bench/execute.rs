@@ -183,16 +183,25 @@ impl Bench {
 
     /// Runs `jobs`, some at a time, and puts each into the store as it ends.
     pub fn run_all(&self, jobs: Vec<Job>, store: &mut Store) -> Result<usize> {
-        let workers = thread::available_parallelism().map_or(1, usize::from).min(4);
         let keys: Vec<String> = jobs.iter().map(|job| job.key.clone()).collect();
         let seconds = &store.results.seconds;
-        let mut progress = Progress::new(keys.iter().map(String::as_str), seconds, workers);
+        let mut progress = Progress::new(keys.iter().map(String::as_str), seconds, workers());
         progress.draw();
+        let mut failed = 0;
+        self.run_each(jobs, |run| {
+            progress.done(&run.point, run.seconds, &run.error);
+            failed += usize::from(!run.ok);
+            store.add_run(run)
+        })?;
+        Ok(failed)
+    }
+
+    /// Runs `jobs`, some at a time; `done` takes the runs as they end. Its error ends all that is not begun.
+    pub fn run_each(&self, jobs: Vec<Job>, mut done: impl FnMut(Run) -> Result<()>) -> Result<()> {
         let queue = Mutex::new(jobs.into_iter());
         let (sender, receiver) = mpsc::channel();
-        let mut failed = 0;
         thread::scope(|scope| {
-            for _ in 0..workers {
+            for _ in 0..workers() {
                 let sender = sender.clone();
                 let queue = &queue;
                 scope.spawn(move || {
@@ -206,14 +215,14 @@ impl Bench {
                 });
             }
             drop(sender);
-            for run in receiver {
-                progress.done(&run.point, run.seconds, &run.error);
-                failed += usize::from(!run.ok);
-                store.add_run(run)?;
-            }
-            Ok(failed)
+            receiver.into_iter().try_for_each(&mut done)
         })
     }
+}
+
+/// Boots at a time.
+fn workers() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
 /// Refuses a run that did not end well, with what the guest said about it.
