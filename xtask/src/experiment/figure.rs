@@ -38,7 +38,7 @@ pub struct FigureSpec {
     /// Logarithmic y axis.
     #[serde(default)]
     pub log: bool,
-    /// Names for people, by value.
+    /// Names for people, by value, or by `parameter=value`: a number may be a CPU here and a count there.
     #[serde(default)]
     pub names: BTreeMap<String, String>,
 }
@@ -166,13 +166,16 @@ type Named<T> = Vec<(String, T)>;
 pub fn build(spec: &FigureSpec, observations: &[Observation]) -> Figure {
     // Series and points in the order in which they are met; the numbers of all that fall together.
     let mut found: Named<Named<Vec<f64>>> = Vec::new();
-    let named = |value: &str| spec.names.get(value).cloned().unwrap_or_else(|| value.to_string());
+    let named = |what: &str, value: &str| {
+        let of_this = spec.names.get(&format!("{what}={value}"));
+        of_this.or(spec.names.get(value)).cloned().unwrap_or_else(|| value.to_string())
+    };
     for observation in observations.iter().filter(|o| matches(spec, o)) {
         let place: Option<Vec<String>> = spec
             .x
             .words()
             .iter()
-            .map(|name| observation.params.get(name).map(|v| named(v)))
+            .map(|name| observation.params.get(name).map(|v| named(name, v)))
             .collect();
         let Some(place) = place else { continue };
         for metric in spec.y.words() {
@@ -180,13 +183,13 @@ pub fn build(spec: &FigureSpec, observations: &[Observation]) -> Figure {
             let mut parts: Vec<String> = spec
                 .series
                 .iter()
-                .map(|name| named(observation.params.get(name).map_or("", String::as_str)))
+                .map(|name| named(name, observation.params.get(name).map_or("", String::as_str)))
                 .collect();
             if spec.y.words().len() > 1 {
-                parts.push(named(metric));
+                parts.push(named("", metric));
             }
             parts.retain(|part| !part.is_empty());
-            let name = if parts.is_empty() { named(metric) } else { parts.join(", ") };
+            let name = if parts.is_empty() { named("", metric) } else { parts.join(", ") };
             let points = entry(&mut found, name);
             entry(points, place.join(", ")).push(value * spec.scale);
         }

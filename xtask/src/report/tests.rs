@@ -254,34 +254,54 @@ fn base64_is_the_standards() {
     }
 }
 
-/// Where the host has a headless browser, it shows the page.
+/// Asks a browser that shows the page what is to be seen there. The markup it gives back has the answer.
+const ASK: &str = r#"<script>
+const seen = (what, least) => [...document.querySelectorAll(what)].filter(e => {
+    const box = e.getBoundingClientRect();
+    return box.width > least && box.height > least && box.right <= innerWidth + 1;
+}).length;
+document.body.setAttribute("data-seen", [seen("section", 40), seen("figure svg", 100)].join(" "));
+</script></body>"#;
+
+/// A headless browser, if the host has one. Most have none; the strict parser has to do there.
+fn browser(directory: &std::path::Path) -> Option<std::process::Command> {
+    use std::process::Command;
+    let profile = format!("--user-data-dir={}", directory.join("profile").display());
+    let there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
+    let name = ["chromium", "google-chrome"].into_iter().find(there)?;
+    let mut command = Command::new("timeout");
+    command.args(["120", name, "--headless", "--no-sandbox", "--disable-gpu", &profile]);
+    command.arg("--window-size=1000,30000");
+    Some(command)
+}
+
 #[test]
-fn a_browser_shows_it() {
-    use std::{fs, process::Command};
+fn a_browser_shows_every_section_and_plot() {
+    use std::fs;
     let all = spec::load().unwrap();
     let sections: Vec<Section> = all
         .iter()
         .map(|experiment| Section { experiment, measured: vec![measured(experiment)] })
         .collect();
+    let figures: usize = all.iter().map(|experiment| experiment.figure.len()).sum();
     let directory = std::env::temp_dir().join(format!("lokal-report-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let (file, picture) = (directory.join("index.html"), directory.join("page.png"));
-    fs::write(&file, page::render(&sections)).unwrap();
-    let profile = format!("--user-data-dir={}", directory.join("profile").display());
-    for browser in ["chromium", "google-chrome"] {
-        let shown = Command::new("timeout")
-            .args(["90", browser, "--headless", "--no-sandbox", "--disable-gpu", &profile])
-            .args(["--window-size=1000,30000", &format!("--screenshot={}", picture.display())])
-            .arg(format!("file://{}", file.display()))
-            .output();
-        // 127: there is no such program. Most hosts have none; the strict parser has to do there.
-        let Some(shown) = shown.ok().filter(|shown| shown.status.code() != Some(127)) else {
-            continue;
-        };
-        assert!(shown.status.success(), "{browser}: {}", String::from_utf8_lossy(&shown.stderr));
+    let html = page::render(&sections);
+    assert!(html.contains("</body>"));
+    fs::write(&file, html.replace("</body>", ASK)).unwrap();
+    let address = format!("file://{}", file.display());
+    if let (Some(mut dump), Some(mut shot)) = (browser(&directory), browser(&directory)) {
+        let dumped = dump.args(["--dump-dom", &address]).output().unwrap();
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        let text = String::from_utf8_lossy(&dumped.stdout);
+        let wanted = format!("data-seen=\"{} {figures}\"", all.len());
+        let found = text.split("data-seen=").nth(1).map(|rest| &rest[..rest.len().min(20)]);
+        assert!(text.contains(&wanted), "{wanted} is to be seen, not {found:?}");
+        let shown = shot.args([&format!("--screenshot={}", picture.display()), &address]).output();
+        assert!(shown.unwrap().status.success());
         let size = fs::metadata(&picture).unwrap().len();
         assert!(size > 100_000, "a picture of {size} bytes shows next to nothing");
-        break;
     }
     fs::remove_dir_all(directory).unwrap();
 }
