@@ -312,6 +312,7 @@ pub fn unpin(cpu: &PerCpu, t: TcbRef, home: u16) {
 /// Brings `me` one step nearer to `other`. True if that is here; otherwise `me` is under way, or looks again in a
 /// moment, and runs `errand` then.
 pub fn reach(cpu: &PerCpu, me: TcbRef, other: TcbRef, errand: Errand) -> bool {
+    let other = thread::at_present(other);
     let at = place(other.key(), other.travel.target.get() as u16, cpu.number());
     match step(at, me.number().get(), other.number().get()) {
         Step::Act => return true,

@@ -14,7 +14,10 @@ use crate::ipc::{cancel, kernel_msg};
 use crate::sched::percpu::PerCpu;
 use crate::sched::work::{self, Work};
 use crate::sched::{self, Next};
-use crate::thread::tcb::{TcbRef, reg};
+use crate::thread::{
+    self,
+    tcb::{TcbRef, reg},
+};
 
 /// How one partner's part of a transfer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,7 @@ impl Cpu for Here<'_> {
     type End = End;
 
     fn look(&self, t: TcbRef) -> View<TcbRef> {
+        let t = thread::at_present(t);
         let key = t.key();
         let outer = t.outer.get();
         let nested = key.has(Key::KERNEL_IPC) && outer.state != State::Ready;

@@ -11,6 +11,7 @@ pub mod table;
 pub mod tcb;
 pub mod utcb;
 
+use kcore::cross::shows_past;
 use kcore::types::{ThreadNo, VirtAddr};
 use l4abi::id::ThreadId;
 
@@ -38,12 +39,16 @@ pub fn lookup_at_once(id: u64) -> Option<TcbRef> {
 
 /// The thread with number `number`, if there is one.
 pub fn present(number: ThreadNo) -> Option<TcbRef> {
-    let t = slot(number.get());
-    let is_it = || ThreadId::from_raw(t.id.get()).number().0 == number.get() && t.id.get() != 0;
-    if !is_it() {
+    let t = at_present(slot(number.get()));
+    (!shows_past(t.id.get(), number.get())).then_some(t)
+}
+
+/// `t`, which somebody on whatever CPU has looked up before: what its slot shows now, be it nobody.
+pub fn at_present(t: TcbRef) -> TcbRef {
+    if shows_past(t.id.get(), t.number().get()) {
         cpulocal::forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
     }
-    is_it().then_some(t)
+    t
 }
 
 /// This CPU may still have the translation of a slot's past (see `tcb_area`): look again without it.

@@ -27,6 +27,7 @@ pub mod post;
 pub mod transfer;
 
 use crate::ipc::Key;
+use l4abi::id::ThreadId;
 
 /// The CPU number in the key of a thread in transit.
 pub const NOWHERE: u16 = u16::MAX;
@@ -53,6 +54,16 @@ pub fn place(key: Key, target: u16, here: u16) -> Place {
         NOWHERE => Place::Passing(target),
         cpu => Place::At(cpu),
     }
+}
+
+/// Whether slot `number` of the array shows this CPU something of its past, or no thread: the page there, whose id this
+/// is, is another thread's by now, or nobody's. Only without the translation that the CPU has can it say which.
+///
+/// Who looks a thread up compares ids anyway. Who has its slot from another CPU, as partner or on an errand, must ask
+/// this before it believes what is there: a page that was a control block may become another thread's at once.
+#[inline(always)]
+pub fn shows_past(id: u64, number: u32) -> bool {
+    id == 0 || ThreadId::from_raw(id).number().0 != number
 }
 
 /// What a thread does that has business with another.
