@@ -29,12 +29,14 @@ macro_rules! epitaph {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
+    let registers = TrapFrame::here();
     begin();
     let place = Here::now();
     epitaph!("panic on {place}: {}", info.message());
     if let Some(location) = info.location() {
         epitaph!("at {location}");
     }
+    registers.print(|args| epitaph!("{args}"));
     finish(Frames::from_pointer(cpu_ops::frame_pointer()))
 }
 

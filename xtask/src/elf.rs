@@ -5,6 +5,8 @@ use xmas_elf::{
     ElfFile,
     header::{self, Class, Data, Machine},
     program::{self, Type},
+    sections::{SHF_EXECINSTR, SectionData},
+    symbol_table::{self, Entry},
 };
 
 /// Checks that `bytes` are a complete, statically linked x86-64 program.
@@ -27,6 +29,27 @@ pub fn check_program(bytes: &[u8]) -> Result<()> {
         "{kind:?}, not an executable; link it statically at a fixed address"
     );
     check_segments(&elf, bytes.len() as u64)
+}
+
+/// The label in a section of code at or below `address`, with its address. `addr2line` knows symbols that have a type, which labels of
+/// assembly have not.
+pub fn label(bytes: &[u8], address: u64) -> Option<(u64, String)> {
+    let elf = ElfFile::new(bytes).ok()?;
+    let SectionData::SymbolTable64(symbols) =
+        elf.find_section_by_name(".symtab")?.get_data(&elf).ok()?
+    else {
+        return None;
+    };
+    symbols
+        .iter()
+        .filter(|symbol| matches!(symbol.get_type(), Ok(symbol_table::Type::NoType)))
+        .filter(|symbol| symbol.value() <= address)
+        .filter(|symbol| {
+            let section = elf.section_iter().nth(usize::from(symbol.shndx()));
+            section.is_some_and(|section| section.flags() & SHF_EXECINSTR != 0)
+        })
+        .max_by_key(|symbol| symbol.value())
+        .and_then(|symbol| Some((symbol.value(), symbol.get_name(&elf).ok()?.to_string())))
 }
 
 /// The program header table must lie inside the file: `xmas-elf` slices it without asking.

@@ -1,5 +1,6 @@
 //! Turns addresses of a kernel backtrace into names and lines.
 
+use crate::elf;
 use crate::trace::{self, Names};
 use std::path::{Path, PathBuf};
 
@@ -48,10 +49,18 @@ impl Symbols {
         // Frames above the first hold return addresses: the call is the instruction before.
         let is_first = line.trim_start().starts_with("#0");
         let probe = if is_first { address } else { address - 1 };
-        let symbol = loader
-            .find_symbol_info(probe)
-            .filter(|symbol| probe.wrapping_sub(symbol.address()) < LARGEST_FUNCTION)
-            .map(|symbol| addr2line::demangle_auto(symbol.name().into(), None).into_owned());
+        let typed = loader.find_symbol_info(probe).map(|symbol| {
+            let name = addr2line::demangle_auto(symbol.name().into(), None).into_owned();
+            (symbol.address(), name)
+        });
+        let label = || elf::label(&std::fs::read(file).ok()?, probe);
+        // The nearest one counts: assembly behind the last function is not that function's.
+        let symbol = typed
+            .into_iter()
+            .chain(label())
+            .max_by_key(|(start, _)| *start)
+            .filter(|(start, _)| probe.wrapping_sub(*start) < LARGEST_FUNCTION)
+            .map(|(_, name)| name);
         let mut names = Vec::new();
         let mut places = Vec::new();
         if let Ok(mut frames) = loader.find_frames(probe) {

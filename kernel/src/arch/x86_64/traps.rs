@@ -5,15 +5,18 @@
 //! loop, interrupts are expected: anything else is a kernel bug and ends in an epitaph. Entries from user
 //! level have their own path (`entry`), which the interrupt table names where the two differ.
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::fmt;
+use core::mem::offset_of;
+
+use x86_64::instructions::segmentation::{CS, SS, Segment};
 
 use super::{cpu_ops, selftest, vectors};
 use crate::cpu;
 
 /// Registers of the interrupted code, as the stubs push them.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct TrapFrame {
     pub r15: u64,
     pub r14: u64,
@@ -146,7 +149,34 @@ pub fn exception(frame: &mut TrapFrame) {
     }
 }
 
+/// Stores a register into the field of the same name.
+macro_rules! store {
+    ($frame:expr, $($register:ident)*) => {
+        // SAFETY: each instruction writes one word of `$frame`.
+        unsafe {
+            asm!(
+                $(concat!("mov [{0} + {", stringify!($register), "}], ", stringify!($register)),)*
+                in(reg) &raw mut $frame,
+                $($register = const offset_of!(TrapFrame, $register),)*
+                options(nostack, preserves_flags)
+            );
+        }
+    };
+}
+
 impl TrapFrame {
+    /// The registers as they are here. Those that a caller saves say little about it.
+    #[inline(always)]
+    pub fn here() -> Self {
+        let mut frame = Self::default();
+        store!(frame, rax rcx rdx rsi rdi r8 r9 r10 r11 rbx rbp r12 r13 r14 r15 rsp);
+        frame.rip = x86_64::registers::read_rip().as_u64();
+        frame.rflags = x86_64::registers::rflags::read_raw();
+        frame.cs = u64::from(CS::get_reg().0);
+        frame.ss = u64::from(SS::get_reg().0);
+        frame
+    }
+
     /// What happened, in words.
     pub fn what(&self) -> What<'_> {
         What(self)
