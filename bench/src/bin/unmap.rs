@@ -15,6 +15,8 @@ use alloc::vec::Vec;
 use app_pager::client;
 use app_pager::region::Policy;
 use bench::experiment::{Args, Report, Series, await_at_least, result};
+use bench::lab::measure;
+use bench::lab::report::Subject;
 use core::sync::atomic::{AtomicU64, Ordering};
 use libl4::thread::Stack;
 use libl4::{CpuId, NodeId, Rights, ThreadId, arch, program, roi, thread, time, topology};
@@ -145,7 +147,7 @@ fn main() {
             await_at_least(&DONE[active as usize], GO.load(Ordering::Relaxed) + 1);
             active += 1;
         }
-        measure(&mut report, &params, active);
+        unmaps(&mut report, &params, active);
     }
     for thread in threads {
         let gone = client::delete_thread(thread);
@@ -154,9 +156,11 @@ fn main() {
     report.end();
 }
 
-fn measure(report: &mut Report, params: &Params, nodes: u64) {
+fn unmaps(report: &mut Report, params: &Params, nodes: u64) {
     let page = client::pages(AT, PAGE);
-    let (mut notified, mut took, mut ticks) = (Series::new(), Series::new(), Series::new());
+    let (mut notified, mut took) = (Series::new(), Series::new());
+    let mut ticks = Vec::new();
+    let overhead = measure::overhead::<32>(arch::tsc);
     let name = format!("unmap {} nodes={nodes}", params.name());
     roi::name::<ROI>(&name);
     let mut complete = true;
@@ -171,7 +175,7 @@ fn measure(report: &mut Report, params: &Params, nodes: u64) {
         roi::begin_all::<ROI>();
         let unmapped = client::unmap(page);
         roi::end_all::<ROI>();
-        ticks.add(arch::tsc().wrapping_sub(start_tsc));
+        ticks.push(arch::tsc().wrapping_sub(start_tsc));
         took.add(time::now_us() - start);
         notified.add(told() - before);
         // The written bit of this round, and the page stays.
@@ -192,6 +196,8 @@ fn measure(report: &mut Report, params: &Params, nodes: u64) {
     result(what, ("notifications", "count"), notified, &values);
     result(what, ("time", "us"), took, &values);
     // The name of the region: where there is no instrument, this is what the figures show.
-    let what = ("unmap", name.as_str());
-    result(what, ("time", "TSC ticks"), ticks, &[("touch_all", u64::from(params.all_touch))]);
+    let (metric, unit) = ("time", "TSC ticks");
+    let parameters = &[("touch_all", u64::from(params.all_touch))];
+    Subject { bench: "unmap", variant: &name, metric, unit, parameters }
+        .series(measure::judge(&mut ticks, overhead));
 }

@@ -89,13 +89,14 @@ const OPS: [Op; 20] = [
 ];
 
 /// Exceptions for [`Op::Raise`] by number.
-pub const TRAPS: [Trap; 6] = [
+pub const TRAPS: [Trap; 7] = [
     Trap::InvalidOpcode,
     Trap::DivideError,
     Trap::NonCanonical,
     Trap::Breakpoint,
     Trap::Privileged,
     Trap::Syscall,
+    Trap::Counter,
 ];
 
 /// The block of one puppet.

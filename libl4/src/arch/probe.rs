@@ -17,6 +17,8 @@ pub enum Trap {
     Privileged,
     /// `syscall` outside of the kernel's stubs.
     Syscall,
+    /// `rdpmc` of the first counter: vector 13, unless the kernel lets programs read counters.
+    Counter,
 }
 
 impl Trap {
@@ -52,6 +54,7 @@ trap!(trap_gp, "mov rcx, 0x8000000000000000", "mov cl, [rcx]");
 trap!(trap_bp, "int3", "nop");
 trap!(trap_hlt, "hlt");
 trap!(trap_syscall, "syscall");
+trap!(trap_counter, "xor ecx, ecx", "rdpmc");
 
 /// Raises the exception with `seed` in RAX. Returns RAX as the handler leaves it.
 pub fn raise(trap: Trap, seed: u64) -> u64 {
@@ -62,6 +65,7 @@ pub fn raise(trap: Trap, seed: u64) -> u64 {
         Trap::Breakpoint => trap_bp(seed),
         Trap::Privileged => trap_hlt(seed),
         Trap::Syscall => trap_syscall(seed),
+        Trap::Counter => trap_counter(seed),
     }
 }
 

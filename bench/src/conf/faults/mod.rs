@@ -38,6 +38,7 @@ tests! {
     exc_divide_error, All, "a division by zero comes as vector 0";
     exc_general_protection, All, "a non-canonical address comes as vector 13";
     exc_privileged_instruction, All, "hlt comes as vector 13";
+    exc_hardware_counter, All, "so does rdpmc: the processor's counters are nobody's business without measure=on";
     exc_foreign_syscall, All, "SYSCALL outside of the stubs comes as an exception";
     exc_message_registers_survive, All, "MRs survive an exception and its reply";
     exc_no_handler, All, "without a handler the thread stops and nothing else";
@@ -363,6 +364,10 @@ fn exc_general_protection(ctx: &mut Ctx) -> TestResult {
 
 fn exc_privileged_instruction(ctx: &mut Ctx) -> TestResult {
     one_exception(ctx, Trap::Privileged, 13)
+}
+
+fn exc_hardware_counter(ctx: &mut Ctx) -> TestResult {
+    one_exception(ctx, Trap::Counter, 13)
 }
 
 fn exc_foreign_syscall(ctx: &mut Ctx) -> TestResult {
