@@ -1,7 +1,7 @@
 //! Options on the kernel command line.
 //!
 //! `name=value` words separated by white space. Each locality mechanism has a switch, so that an
-//! experiment compares like with like on one binary (DESIGN 3.1). An option the kernel does not know, or
+//! experiment compares like with like on one binary. An option the kernel does not know, or
 //! a value it does not understand, is an error that lists what there is: a misspelt switch would make a
 //! measurement silently wrong.
 //!

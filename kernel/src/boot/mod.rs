@@ -1,7 +1,7 @@
 //! Boot: from a [`handoff::Handoff`] to [`crate::start`] on every CPU.
 //!
 //! Stages are functions that take what the stage before returned, so their order is a type error to break
-//! (DESIGN 3.1). Up to [`space::address_space`] the boot processor runs on the loader's tables and stack;
+//! (docs/design/boot.md). Up to [`space::address_space`] the boot processor runs on the loader's tables and stack;
 //! the stage ends by jumping to [`on_kernel_space`] on the final ones.
 
 #[expect(unsafe_code, reason = "the acpi crate asks for a trait with unsafe functions")]

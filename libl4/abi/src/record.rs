@@ -1,4 +1,4 @@
-//! Machine-readable lines: `@json {"kind":...}` (architecture 6, DESIGN 5).
+//! Machine-readable lines: `@json {"kind":...}` (architecture 6).
 //!
 //! [`Line`] writes one JSON object into any [`fmt::Write`]; the typed records below it are the kinds
 //! that several programs produce. Numbers are integers: a record names its unit instead.

@@ -1,4 +1,4 @@
-//! Trace records: what a tracing kernel writes and the host tools decode (DESIGN 5).
+//! Trace records: what a tracing kernel writes and the host tools decode (docs/design/tracing.md).
 //!
 //! Each CPU has a ring of [`Record`]s in its own node's memory. When the run ends the kernel prints lines that begin with
 //! [`PREFIX`], each a JSON object: one of kind `trace` (machine-wide facts), one of kind `trace-thread` per thread, then
