@@ -6,7 +6,7 @@
 //! every end: the sender has the answer or the cancel, the receiver has what the sender sent. From every state
 //! an end can be reached.
 
-use super::{CPUS, Histories, explore};
+use super::{CPUS, Histories, explore, is_caught};
 use crate::cross::{NOWHERE, Step, place, step};
 use crate::ipc::{Key, State};
 
@@ -54,10 +54,21 @@ struct World {
     mail: Vec<Vec<usize>>,
     victim: usize,
     to: u16,
+    broken: Broken,
+}
+
+/// What is broken on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Broken {
+    Nothing,
+    /// Who is queued at a thread stays when that leaves.
+    StaysBehind,
+    /// A thread that is ready stays where it became so.
+    ForgetsHome,
 }
 
 impl World {
-    fn new(homes: [u16; 4], victim: usize, to: u16) -> Self {
+    fn new(homes: [u16; 4], victim: usize, to: u16, broken: Broken) -> Self {
         let thread = |home: u16| Thread {
             state: State::Ready,
             cpu: home,
@@ -73,7 +84,7 @@ impl World {
         };
         let mut t: Vec<_> = homes.into_iter().map(thread).collect();
         t[R].steps_left = 2;
-        Self { t, mail: vec![vec![]; CPUS], victim, to }
+        Self { t, mail: vec![vec![]; CPUS], victim, to, broken }
     }
 
     fn depart(&mut self, i: usize, to: u16, errand: Errand) {
@@ -84,7 +95,7 @@ impl World {
         (t.cpu, t.target, t.errand, t.waits) = (NOWHERE, to, errand, false);
         self.mail[usize::from(to)].push(i);
         // Those queued at it follow.
-        if i == R && self.t[S].polls {
+        if i == R && self.t[S].polls && self.broken != Broken::StaysBehind {
             self.t[S].polls = false;
             self.t[S].state = State::Remote;
             assert_eq!(self.t[S].cpu, from);
@@ -94,7 +105,7 @@ impl World {
 
     fn wake(&mut self, i: usize) {
         self.t[i].state = State::Ready;
-        if self.t[i].cpu != self.t[i].home {
+        if self.t[i].cpu != self.t[i].home && self.broken != Broken::ForgetsHome {
             self.depart(i, self.t[i].home, Errand::Home);
         }
     }
@@ -159,7 +170,8 @@ impl World {
     /// The receive phase of the sender: where its partner lives, or at home.
     fn receive(&mut self, me: usize) {
         let here = self.t[me].cpu;
-        if here != self.t[me].home && !(self.t[R].cpu == here && self.t[R].home == here) {
+        let with_partner = self.t[R].cpu == here && self.t[R].home == here;
+        if here != self.t[me].home && !with_partner {
             self.t[me].state = State::Remote;
             self.depart(me, self.t[me].home, Errand::Receive);
             return;
@@ -297,18 +309,28 @@ impl Histories for World {
     }
 }
 
-#[test]
-fn sender_receiver_migrator_canceller() {
-    let mut states = 0;
-    let mut worlds = 0;
+fn starts(broken: Broken) -> Vec<World> {
+    let mut all = vec![];
     for homes in [[0, 1, 2, 2], [0, 1, 0, 1], [0, 1, 1, 0], [0, 0, 1, 2], [0, 1, 2, 0]] {
         for victim in [S, R] {
-            for to in 0..CPUS as u16 {
-                states += explore(World::new(homes, victim, to));
-                worlds += 1;
-            }
+            all.extend((0..CPUS as u16).map(|to| World::new(homes, victim, to, broken)));
         }
     }
+    all
+}
+
+#[test]
+fn sender_receiver_migrator_canceller() {
+    let starts = starts(Broken::Nothing);
+    let worlds = starts.len();
+    let states: usize = starts.into_iter().map(explore).sum();
     println!("model sender, receiver, migrator, canceller: {worlds} starts, {states} states");
     assert!(states > 10_000, "only {states} states");
+}
+
+#[test]
+fn what_is_broken_is_caught() {
+    for what in [Broken::StaysBehind, Broken::ForgetsHome] {
+        assert!(is_caught(starts(what)), "{what:?} is not caught");
+    }
 }

@@ -300,6 +300,23 @@ fn places() -> Vec<Setting> {
     all
 }
 
+#[test]
+fn messages_without_faults_or_with_one() {
+    let starts = places().into_iter().flat_map(|set| {
+        ops().into_iter().flat_map(move |op| {
+            [[0, 0], [0, 1], [1, 0]].into_iter().flat_map(move |faults| {
+                [[false; 3], [true, true, false], [true; 3]].map(|timeouts| Setting {
+                    faults,
+                    timeouts,
+                    ops: [op, Op::Nothing],
+                    ..set
+                })
+            })
+        })
+    });
+    run("fewer faults", starts, 50_000);
+}
+
 fn run(name: &str, starts: impl IntoIterator<Item = Setting>, at_least: usize) {
     let (mut worlds, mut states) = (0, 0);
     for set in starts {
