@@ -23,6 +23,17 @@ pub enum SelfTest {
     Boot,
 }
 
+/// Whether and how it is looked where everything lies (`placement_check=...`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlacementCheck {
+    /// Not.
+    Off,
+    /// When a program leaves the machine or asks for it.
+    Exit,
+    /// The same, and everything is expected on the next node: shows that the check is not blind.
+    Wrong,
+}
+
 /// How a CPU is to fail (`panic=cpuN`, `panic=cpuN:fault`, ...).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -92,6 +103,8 @@ pub struct Options {
     /// Treat the time-stamp counter of CPU n as if it were n times so many microseconds ahead, or behind if n is even:
     /// tries the correction on machines whose counters agree.
     pub clock_skew_us: Option<u64>,
+    /// Look where everything lies while programs run.
+    pub placement_check: PlacementCheck,
     /// Print what the boot stages find.
     pub verbose: bool,
     /// Programs may read hardware counters and send interrupts to measure them.
@@ -123,6 +136,7 @@ impl Options {
         silent_cpu: None,
         clock_sync: true,
         clock_skew_us: None,
+        placement_check: PlacementCheck::Off,
         verbose: false,
         measure: false,
         trace: false,
@@ -237,6 +251,18 @@ const KNOWN: &[Known] = &[
         takes: "MICROSECONDS",
         set: |o, v| put(&mut o.clock_skew_us, v.parse::<u32>().ok().map(|us| Some(us.into()))),
     },
+    Known {
+        name: "placement_check",
+        takes: "off|exit|wrong",
+        set: |o, v| {
+            let modes = [
+                ("off", PlacementCheck::Off),
+                ("exit", PlacementCheck::Exit),
+                ("wrong", PlacementCheck::Wrong),
+            ];
+            put(&mut o.placement_check, modes.iter().find(|(name, _)| *name == v).map(|m| m.1))
+        },
+    },
     Known { name: "verbose", takes: "on|off", set: |o, v| put(&mut o.verbose, switch(v)) },
     Known { name: "measure", takes: "on|off", set: |o, v| put(&mut o.measure, switch(v)) },
     Known { name: "kdb", takes: "on|off", set: |o, v| put(&mut o.kdb, switch(v)) },
@@ -346,7 +372,8 @@ mod tests {
         let line = "exit=boot test=boot panic=cpu3 text_replication=off tcb_migration=off \
                     node_pools=flat page_table_replication=off cache=off fastpath=off \
                     pool_size=16M maxcpus=5 silent=cpu2 clock_sync=off \
-                    clock_skew=700 verbose=on trace=on trace_size=1M kdb=off measure=on";
+                    clock_skew=700 placement_check=wrong verbose=on trace=on trace_size=1M kdb=off \
+                    measure=on";
         let want = Options {
             exit: Some(Exit::Boot),
             test: Some(SelfTest::Boot),
@@ -362,6 +389,7 @@ mod tests {
             silent_cpu: Some(2),
             clock_sync: false,
             clock_skew_us: Some(700),
+            placement_check: PlacementCheck::Wrong,
             verbose: true,
             measure: true,
             trace: true,
@@ -408,6 +436,7 @@ mod tests {
             "maxcpus=many",
             "clock_skew=-1",
             "clock_skew=fast",
+            "placement_check=on",
             "pool_size=",
             "pool_size=M",
             "pool_size=-1",

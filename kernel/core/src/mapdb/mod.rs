@@ -7,6 +7,7 @@ mod env;
 mod fast;
 mod flush;
 mod grant;
+pub mod holdings;
 mod map;
 mod node;
 pub mod ports;

@@ -2,6 +2,7 @@
 
 mod attribute;
 mod check;
+mod holdings;
 mod model;
 mod paths;
 mod ports;
