@@ -25,6 +25,7 @@ mod panic;
 mod sched;
 mod selftest;
 mod space;
+mod survey;
 mod syscall;
 mod thread;
 mod time;

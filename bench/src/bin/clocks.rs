@@ -278,6 +278,8 @@ fn migrations() -> Result<u64, Wrong> {
             count += 1;
         }
     }
+    // All sleepers have been about: everything is where it should be (kernel option `placement_check`).
+    let _ = arch::check_placement();
     // A single CPU has nowhere to go.
     Ok(count.max(u64::from(cpus() == 1)))
 }

@@ -222,6 +222,8 @@ fn main() {
         disturb(&mut report, &threads, value("rounds").unwrap_or(20), single);
         assert!(value("die").is_none_or(|die| die == 0), "as asked, with all threads running");
         table("after moving everything about");
+        // Everything lies where it should, writers at work and all (kernel option `placement_check`).
+        let _ = arch::check_placement();
     }
     finish_writers(&mut report, &threads);
     table("at the end");

@@ -130,6 +130,8 @@ fn main() {
     while ENDED.load(Ordering::Acquire) < HELPERS as u64 {
         pause();
     }
+    // Everything lies where it should, writers at work and all (kernel option `placement_check`).
+    let _ = arch::check_placement();
     STOP.store(1, Ordering::Relaxed);
     while ENDED.load(Ordering::Acquire) < (writers + HELPERS) as u64 {
         pause();

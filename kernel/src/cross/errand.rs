@@ -33,6 +33,11 @@ pub enum Errand {
         /// Which one.
         call: SyscallNo,
     },
+    /// Its look at where everything lies ([`crate::survey`]), at this CPU.
+    Survey {
+        /// It wants the result.
+        answer: bool,
+    },
     /// A fault in the middle of its transfer was answered: back to the partner.
     Resume {
         /// `Sending` or `Receiving`.
@@ -81,6 +86,7 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
             t.set_state(State::Ready);
             crate::syscall::run(cpu, t, call)
         }
+        Errand::Survey { answer } => crate::survey::arrive(cpu, t, answer),
         Errand::Resume { state } => {
             t.set_state(state);
             transfer::resume(cpu, t)

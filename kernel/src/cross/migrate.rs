@@ -51,7 +51,9 @@ pub fn commit(cpu: &PerCpu, me: TcbRef, t: TcbRef, to: u16, root: u64) -> Next {
     let here = cpu.number();
     if t.key().has(Key::VISITING) {
         if to == here {
+            // It is at home now without having travelled: its page comes to it.
             t.clear_flag(Key::VISITING);
+            crate::cross::settle_in(cpu, t);
         }
         return Next::Thread(me);
     }

@@ -211,9 +211,8 @@ fn welcome(cpu: &PerCpu, parcel: Parcel) -> TcbRef {
         key |= Key::VISITING;
     }
     t.key.set(key);
-    if at_home && !t.travel.is_placed(here) {
-        quarantine::move_to_node(cpu, t);
-        t.travel.set_placed(here);
+    if at_home {
+        settle_in(cpu, t);
     }
     let deadline = t.travel.deadline.replace(NEVER_US);
     if deadline != NEVER_US {
@@ -221,6 +220,15 @@ fn welcome(cpu: &PerCpu, parcel: Parcel) -> TcbRef {
     }
     count(Counter::RequestsReceived);
     t
+}
+
+/// `t`, a thread of this CPU, is at home here: its control block comes to this node, if it is elsewhere.
+pub fn settle_in(cpu: &PerCpu, t: TcbRef) {
+    let here = cpu.number();
+    if !t.travel.is_placed(here) {
+        quarantine::move_to_node(cpu, t);
+        t.travel.set_placed(here);
+    }
 }
 
 /// Sends `t`, a thread of this CPU, to CPU `to` with `errand`. Its state stays what it is; it is nobody's from

@@ -15,14 +15,14 @@ use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
 use crate::space::user;
 use crate::thread::tcb::{TcbRef, reg};
-use crate::{arch, console};
+use crate::{arch, console, survey};
 use l4abi::syscall::debugger as debugger_call;
 
 /// Longest string one call prints.
 const LINE: usize = 512;
 
 /// A breakpoint at user level; RIP is behind it.
-pub fn breakpoint(_cpu: &PerCpu, me: TcbRef) -> Next {
+pub fn breakpoint(cpu: &PerCpu, me: TcbRef) -> Next {
     let Some(space) = me.space.get() else { return Next::Schedule };
     let mut code = [0u8; 2];
     user::read_some(space, me.reg(reg::RIP), &mut code);
@@ -47,7 +47,8 @@ pub fn breakpoint(_cpu: &PerCpu, me: TcbRef) -> Next {
             let answer = arch::x86_64::perf::answer(me.reg(reg::RDI), me.reg(reg::RSI));
             me.set_reg(reg::RAX, answer);
         }
-        _ => enter(me, code),
+        debugger_call::PLACEMENT => return survey::begin(cpu, me, true),
+        _ => return enter(cpu, me, code),
     }
     Next::Thread(me)
 }
@@ -86,9 +87,9 @@ fn read_blocked(me: TcbRef) -> Next {
 const COUNTERS: &[u8; 8] = b"counters";
 
 /// 'Enter': says the message and goes on. A NOP before the jump asks for nothing more in any kernel.
-fn enter(me: TcbRef, code: [u8; 2]) {
+fn enter(cpu: &PerCpu, me: TcbRef, code: [u8; 2]) -> Next {
     const JUMP_OVER: u8 = 0xEB;
-    let Some(space) = me.space.get() else { return };
+    let Some(space) = me.space.get() else { return Next::Schedule };
     let jump = me.reg(reg::RIP) + u64::from(code[0] == debugger_call::NOP);
     let mut text = [0u8; 9];
     user::read_some(space, jump, &mut text);
@@ -100,6 +101,7 @@ fn enter(me: TcbRef, code: [u8; 2]) {
             crate::cross::counters::print();
         } else if &word == debugger_call::LEAVING {
             crate::trace::print();
+            return survey::begin(cpu, me, false);
         } else {
             crate::console::print(format_args!("--- thread {:#x}: ", me.id.get()));
             print_string(space, at);
@@ -109,4 +111,5 @@ fn enter(me: TcbRef, code: [u8; 2]) {
             }
         }
     }
+    Next::Thread(me)
 }

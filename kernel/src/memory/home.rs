@@ -123,6 +123,15 @@ impl Magazine {
         Self { head: Cell::new(0), len: Cell::new(0) }
     }
 
+    /// Visits what lies in it; owner only.
+    pub fn visit(&self, mut visit: impl FnMut(u64)) {
+        let mut node = self.head.get();
+        for _ in 0..self.len.get() {
+            visit(node);
+            node = link(PhysAddr::new(node)).get();
+        }
+    }
+
     #[inline(always)]
     fn pop(&self) -> Option<u64> {
         let node = self.head.get();

@@ -54,6 +54,12 @@ pub fn space(name: DbSpace) -> SpaceRef {
     unsafe { &*(name.0 as *const crate::space::Space) }
 }
 
+/// A word of a table or mapping node at an address that somebody else may have put there; none outside of pools.
+pub fn look(at: u64) -> Option<u64> {
+    let inside = at.is_multiple_of(8) && memory::is_pool(PhysAddr::new(at));
+    inside.then(|| word(at).load(Ordering::Relaxed))
+}
+
 /// A word of a table, node or index page.
 #[inline(always)]
 fn word(at: u64) -> &'static AtomicU64 {

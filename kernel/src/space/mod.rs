@@ -56,6 +56,8 @@ pub struct Space {
     roots: [AtomicU64; MAX_CPUS],
     /// The CPUs that have one, a bit each.
     rooted: [AtomicU64; MAX_CPUS / 64],
+    /// The last survey that saw it ([`crate::survey`]).
+    surveyed: AtomicU64,
     /// Ports it may use.
     pub io: io::Ports,
 }
@@ -175,6 +177,11 @@ impl Space {
         self.top
     }
 
+    /// Whether survey `number` has not seen it yet. It has now.
+    pub fn is_first_look(&self, number: u64) -> bool {
+        self.surveyed.swap(number, Ordering::Relaxed) != number
+    }
+
     /// CR3 value for CPU `cpu`, whose kernel root is `kernel_root` and whose memory is on `node`. Made when the
     /// space first becomes active there; none if the node has no memory.
     #[inline(always)]
@@ -281,6 +288,7 @@ pub fn create(node: NodeId) -> Result<SpaceRef, ErrorCode> {
         tables: ServingLock::new(),
         roots: [const { AtomicU64::new(0) }; MAX_CPUS],
         rooted: [const { AtomicU64::new(0) }; MAX_CPUS / 64],
+        surveyed: AtomicU64::new(0),
         io: io::Ports::new(),
     };
     let at = object.window().as_u64() as *mut Space;

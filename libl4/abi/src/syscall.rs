@@ -77,9 +77,12 @@ pub mod debugger {
     pub const EXPECT_INTERRUPT: [u8; 2] = [0x3C, 0x50];
     /// `cmpb $0x51,%al`: RAX = how processor RDI reads hardware counter RSI ([`crate::ext::hardware_counter`]).
     pub const HARDWARE_COUNTER: [u8; 2] = [0x3C, 0x51];
+    /// `cmpb $0x52,%al`: RAX = number of things that lie on another node than they should (DESIGN principle 1), after a
+    /// `placement` record; [`crate::ext::NO_COUNTER`] unless the kernel option `placement_check` allows it.
+    pub const PLACEMENT: [u8; 2] = [0x3C, 0x52];
 
     /// The message of an Enter by which a program says that it is about to leave the machine: a tracing kernel
-    /// prints its trace then. Elsewhere it is like any other message.
+    /// prints its trace then, and with `placement_check` the kernel looks where everything lies. Elsewhere it is like any other message.
     pub const LEAVING: &[u8; 8] = b"leaving\0";
     /// Directly after `int3` in an Enter: print the message, but do not enter the debugger.
     pub const NOP: u8 = 0x90;

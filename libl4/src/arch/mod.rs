@@ -213,6 +213,15 @@ pub fn cpu_counter(cpu: l4abi::CpuId, counter: CpuCounter) -> Option<u64> {
     (value != NO_COUNTER).then_some(value)
 }
 
+/// Lets the kernel look where everything lies; it prints a `placement` record. How many things are on another node than they
+/// should be; `None` unless the kernel option `placement_check` allows it, or while another thread asks.
+pub fn check_placement() -> Option<u64> {
+    let mut value: u64 = 0;
+    // SAFETY: `int3; cmp al, 0x52` changes RAX only; the comparison changes flags.
+    unsafe { asm!(".byte 0xcc, 0x3c, 0x52", inout("rax") value, options(nomem, nostack)) };
+    (value != NO_COUNTER).then_some(value)
+}
+
 /// Writes a byte to an I/O port. Without permission this raises an I/O fault to the pager.
 pub fn port_write(port: u16, value: u8) {
     // SAFETY: a port write has no effect on this program's memory; what the device does with it is

@@ -78,7 +78,11 @@ pub fn check(check: Check, machine: &Machine, records: &[Map<String, Value>]) ->
         Check::Local => local(&boot),
         Check::SharedText => shared_text(&boot),
         // Not in the record.
-        Check::Trace | Check::Clocks => Vec::new(),
+        Check::Trace
+        | Check::Clocks
+        | Check::Placement
+        | Check::PlacementBlind
+        | Check::TcbsStay => Vec::new(),
     }
 }
 

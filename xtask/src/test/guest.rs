@@ -2,6 +2,7 @@
 
 use super::{
     Failure, Report, boot_record, clock_record,
+    placement_record::{self, Expected},
     suites::{BootPath, Check, Expect, Suite},
 };
 use crate::{
@@ -286,9 +287,14 @@ fn judge(run: &Run, outcome: &Outcome, fault: Option<String>, report: &mut Repor
     }
     for check in &run.suite.checks {
         wrong.extend(boot_record::check(*check, &run.machine, &outcome.seen.records));
-        if *check == Check::Clocks {
-            wrong.extend(clock_record::check(run.suite.clock_skew_us(), &outcome.seen.records));
-        }
+        let records = &outcome.seen.records;
+        wrong.extend(match check {
+            Check::Clocks => clock_record::check(run.suite.clock_skew_us(), records),
+            Check::Placement => placement_record::check(Expected::Right, records),
+            Check::PlacementBlind => placement_record::check(Expected::Wrong, records),
+            Check::TcbsStay => placement_record::check(Expected::TcbsStay, records),
+            _ => Vec::new(),
+        });
     }
     if wrong.is_empty() {
         // Without test records, to boot and to leave as expected is the test.

@@ -8,6 +8,7 @@ mod boot_record;
 mod clock_record;
 mod guest;
 mod host;
+mod placement_record;
 mod suites;
 
 use crate::{cli::TestArgs, machines::Machine, say};

@@ -104,6 +104,12 @@ pub enum Check {
     Local,
     /// All nodes share one kernel text.
     SharedText,
+    /// The `placement` records say that nothing is on another node than it should be.
+    Placement,
+    /// They say that everything is: the kernel expects it there.
+    PlacementBlind,
+    /// They say that control blocks are, and nothing else.
+    TcbsStay,
     /// The `clock` record says what is true of the emulator's clocks, or what was made up.
     Clocks,
     /// The guest printed a trace in which a message to another CPU can be followed from the send by the interrupt to
