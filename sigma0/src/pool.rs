@@ -137,14 +137,16 @@ impl Pool {
         self.memory.set(desc.low(), desc.last(), state)
     }
 
-    /// Adds a node range (tests; the binary takes them from the KIP).
+    /// Adds a node range; the binary takes them from the KIP.
+    #[cfg(test)]
     pub fn add_node_range(&mut self, range: NodeRange) {
         if let Some(slot) = self.nodes.iter_mut().find(|slot| slot.is_none()) {
             *slot = Some(range);
         }
     }
 
-    /// Names the root task, who may dump.
+    /// Names the root task, who may dump; the binary takes it from the KIP.
+    #[cfg(test)]
     pub fn set_root(&mut self, root: ThreadId) {
         self.root = root;
     }

@@ -2,7 +2,6 @@
 
 use crate::request::{Request, SpaceControl, ThreadControl};
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::vec::Vec;
 use core::ops::Range;
 use l4abi::id::IdKind;
 use l4abi::{ErrorCode, ThreadId, ThreadNo};
@@ -259,25 +258,5 @@ impl Policy {
     #[must_use]
     pub fn space_of(&self, thread: ThreadId) -> Option<SpaceNo> {
         self.threads.get(&thread.number()).filter(|t| t.id == thread).map(|t| t.space)
-    }
-
-    /// Takes the rights of a dead pager away and names the threads that nobody can serve now: those
-    /// of the tasks that only it served.
-    pub fn remove_pager(&mut self, no: PagerNo) -> Vec<ThreadId> {
-        self.pagers.remove(&no);
-        let mut orphans = Vec::new();
-        for (&task, pagers) in &mut self.tasks {
-            if pagers.remove(&no) && pagers.is_empty() {
-                orphans.push(task);
-            }
-        }
-        orphans.iter().flat_map(|&task| self.threads_of(task).collect::<Vec<_>>()).collect()
-    }
-
-    /// Forgets a thread that the supervisor has deleted itself.
-    pub fn forget_thread(&mut self, thread: ThreadId) {
-        if self.threads.get(&thread.number()).is_some_and(|t| t.id == thread) {
-            self.gone(thread.number());
-        }
     }
 }

@@ -136,20 +136,16 @@ fn a_failed_call_changes_nothing() {
 }
 
 #[test]
-fn dead_pagers_leave_orphans() {
+fn pagers_that_share_a_task_delete_its_threads() {
     let mut p = policy();
-    control(&mut p, 100, thread(A, 1000, Some(1000))).unwrap();
     control(&mut p, 100, thread(B, 1001, Some(1001))).unwrap();
+    let strange = ThreadControl { scheduler: id(500), ..thread(B, 1001, None) };
+    assert_eq!(control(&mut p, 100, strange), Err(ErrorCode::InvalidScheduler));
     ask(&mut p, 100, Request::Share { task: B, with: PagerNo(2) }).unwrap();
-    assert_eq!(p.remove_pager(PagerNo(0)), [id(1000)]);
-    assert_eq!(control(&mut p, 100, thread(B, 1001, None)), Err(ErrorCode::NoPrivilege));
-    assert_eq!(control(&mut p, 120, thread(B, 1001, None)), Err(ErrorCode::InvalidScheduler));
     let delete =
         ThreadControl { scheduler: ThreadId::NIL, pager: id(120), ..thread(B, 1001, None) };
     assert_eq!(control(&mut p, 120, delete), Ok(()));
-    p.forget_thread(id(1000));
-    assert_eq!(p.threads_of(A).count(), 0);
-    p.add_pager(PagerNo(0), [id(100)], 1000..1100).unwrap();
+    assert_eq!(p.threads_of(B).count(), 0);
     assert_eq!(
         p.add_pager(PagerNo(5), [id(500)], 1099..1200),
         Err(ErrorCode::InvalidParameter),

@@ -18,8 +18,6 @@ use crate::types::{PhysAddr, ThreadNo, VirtAddr};
 
 /// Bytes of the smallest hardware page.
 pub const PAGE_SIZE: u64 = 4096;
-/// log2 of [`PAGE_SIZE`].
-pub const PAGE_BITS: u32 = 12;
 /// Bytes of the middle hardware page.
 pub const PAGE_SIZE_2M: u64 = 1 << 21;
 /// Bytes of the largest hardware page.
@@ -46,8 +44,6 @@ pub const PHYS_LIMIT: PhysAddr = PhysAddr::new(1 << 46);
 pub const KERNEL_BASE: VirtAddr = VirtAddr::new(0xFFFF_FFFF_8000_0000);
 /// Link address of the kernel image.
 pub const KERNEL_IMAGE: VirtAddr = VirtAddr::new(0xFFFF_FFFF_8020_0000);
-/// First address the kernel image must not reach.
-pub const KERNEL_IMAGE_LIMIT: VirtAddr = VirtAddr::new(0xFFFF_FFFF_A000_0000);
 
 /// CPU-local window: the same virtual address on every CPU, other memory behind it.
 pub const CPU_LOCAL: VirtAddr = VirtAddr::new(0xFFFF_FFFF_A000_0000);
@@ -133,24 +129,11 @@ pub mod cpu_local {
     pub const COPY_WINDOW_SLOTS: u64 = (super::CPU_LOCAL_SIZE - COPY_WINDOW) / super::PAGE_SIZE;
 }
 
-/// Link address of sigma0, physical = virtual.
-pub const SIGMA0_BASE: PhysAddr = PhysAddr::new(32 << 20);
-/// Link address of the root task, physical = virtual.
-pub const ROOTTASK_BASE: PhysAddr = PhysAddr::new(36 << 20);
 /// Physical memory below this is left to images that are linked at fixed addresses, as far as
 /// a node has other memory for its pool.
 pub const LOW_IMAGE_AREA: PhysAddr = PhysAddr::new(64 << 20);
 /// Page of the application processors' real-mode start code.
 pub const TRAMPOLINE: PhysAddr = PhysAddr::new(0x8000);
-
-/// The debug-exit port.
-pub const DEBUG_EXIT_PORT: u16 = 0xF4;
-/// Value written to [`DEBUG_EXIT_PORT`] after success.
-pub const EXIT_SUCCESS: u32 = 0x10;
-/// Value written when a guest test failed.
-pub const EXIT_TESTS_FAILED: u32 = 0x11;
-/// Value written by a kernel panic.
-pub const EXIT_PANIC: u32 = 0x12;
 
 const _: () = {
     use cpu_local as c;

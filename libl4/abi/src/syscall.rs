@@ -90,7 +90,7 @@ pub mod debugger {
 
 /// The debug-exit port and its codes (architecture 3).
 pub mod debug_exit {
-    /// The port.
+    /// The port of QEMU's `isa-debug-exit`: writing `v` ends the emulator with exit status `2 v + 1`.
     pub const PORT: u16 = 0xF4;
     /// Everything went well.
     pub const SUCCESS: u32 = 0x10;

@@ -5,21 +5,19 @@ use core::sync::atomic::AtomicU64;
 
 use l4abi::marker::interrupt::{self, AtHandler};
 use l4abi::marker::{self, Op};
+use l4abi::syscall::debug_exit;
 use x86_64::instructions::port::Port;
-
-/// Port of QEMU's `isa-debug-exit`; writing `v` ends the emulator with exit status `2 v + 1`.
-const DEBUG_EXIT: u16 = 0xf4;
 
 /// Values for [`exit`] (docs/design/architecture.md, section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
     /// All went well.
-    Success = 0x10,
+    Success = debug_exit::SUCCESS as u8,
     /// Kernel tests failed.
-    TestsFailed = 0x11,
+    TestsFailed = debug_exit::FAILED as u8,
     /// The kernel panicked or refused to boot.
-    Panic = 0x12,
+    Panic = debug_exit::KERNEL_PANIC as u8,
 }
 
 /// Tells the placement instrument which CPU this is (docs/design/instrument.md); nothing elsewhere.
@@ -83,7 +81,7 @@ pub fn exit(code: ExitCode) -> ! {
              options(nostack, preserves_flags));
     }
     // SAFETY: the debug-exit device ends the machine; where it is absent the port decodes to nothing.
-    unsafe { Port::new(DEBUG_EXIT).write(code as u8) };
+    unsafe { Port::new(debug_exit::PORT).write(code as u8) };
     halt()
 }
 
