@@ -209,6 +209,9 @@ fn items(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, tag: MsgTag) -> Outcome {
                 let in_string = !dest.key().has(Key::KERNEL_IPC);
                 let offset = if in_string { dest.transfer.copy.bytes.get() } else { 0 };
                 result::transfer_failed(cpu, sender, dest, (to_sender, to_dest), offset);
+                if in_string {
+                    dest.transfer.copy.reset();
+                }
                 return Outcome::Failed;
             }
             Item::Parked(next) => return Outcome::Parked(next),

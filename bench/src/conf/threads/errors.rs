@@ -46,8 +46,8 @@ fn thr_err_unprivileged(ctx: &mut Ctx) -> TestResult {
 
 fn thr_err_local_destination(ctx: &mut Ctx) -> TestResult {
     let partner = ctx.puppet_at(Place::Local)?;
-    let args = ThreadControl { utcb: None, ..control(ctx, partner.local_id()) };
-    let args = ThreadControl { utcb: None, ..args };
+    let dest = partner.local_id();
+    let args = ThreadControl { dest, utcb: None, ..control(ctx, ctx.me()) };
     check_eq!(code(sys::thread_control(args)), Some(ErrorCode::InvalidSpace));
     check_eq!(code(thread::delete(partner.local_id())), Some(ErrorCode::InvalidSpace), "delete");
     Ok(())
