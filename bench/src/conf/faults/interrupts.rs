@@ -25,18 +25,32 @@ const ONCE: u8 = 0x30;
 /// Ticks of 0.84 us.
 const TICKS: u16 = 600;
 /// Longer than the timer takes, in a busy emulator, too.
-const LONG_US: u64 = 20_000;
+pub(super) const LONG_US: u64 = 20_000;
 
-fn line() -> ThreadId {
+pub(super) fn line() -> ThreadId {
     ThreadId::irq(LINE)
 }
 
-fn attach(handler: ThreadId) -> TestResult {
-    // The space has them after the first test; then sigma0 refuses.
-    let _ = sigma0::io_ports(FIRST_PORT, 2);
+/// Gets I/O ports for the runner's space, which has them after the first test; then sigma0 refuses.
+pub(super) fn ports(first: u16, log2: u8) {
+    let _ = sigma0::io_ports(first, log2);
+}
+
+pub(super) fn attach(handler: ThreadId) -> TestResult {
+    ports(FIRST_PORT, 2);
+    attach_to(line(), handler)
+}
+
+/// Takes the handler of a line away.
+pub(super) fn attach_line(line: ThreadId) -> TestResult {
+    attach_to(line, line)
+}
+
+/// Gives a line a handler.
+pub(super) fn attach_to(line: ThreadId, handler: ThreadId) -> TestResult {
     let args = ThreadControl {
-        dest: line(),
-        space: line(),
+        dest: line,
+        space: line,
         scheduler: ThreadId::NIL,
         pager: handler,
         utcb: None,
@@ -46,7 +60,7 @@ fn attach(handler: ThreadId) -> TestResult {
 }
 
 /// Lets the timer fire once, in half a millisecond.
-fn fire() {
+pub(super) fn fire() {
     arch::port_write(COMMAND, ONCE);
     arch::port_write(COUNT, TICKS as u8);
     arch::port_write(COUNT, (TICKS >> 8) as u8);
@@ -63,7 +77,7 @@ fn check_interrupt() -> TestResult {
     Ok(())
 }
 
-fn check_nothing() -> TestResult {
+pub(super) fn check_nothing() -> TestResult {
     let got = ipc::receive(line(), quiet());
     check_eq!(got.map(|g| g.tag).map_err(|e| e.code), Err(IpcCode::Timeout));
     Ok(())

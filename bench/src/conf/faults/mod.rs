@@ -2,6 +2,7 @@
 
 mod interrupts;
 mod ports;
+mod routing;
 
 use crate::harness::pager::{self, Mode};
 use crate::harness::puppet::{Op, TRAPS};
@@ -15,7 +16,7 @@ use libl4::sys::{self, Exregs};
 use libl4::{Fpage, MsgTag, Rights, Time};
 
 /// The groups of this area.
-pub const GROUPS: &[&[Test]] = &[TESTS, ports::TESTS, interrupts::TESTS];
+pub const GROUPS: &[&[Test]] = &[TESTS, ports::TESTS, interrupts::TESTS, routing::TESTS];
 
 tests! {
     pf_read, All, "a read fault carries r, the exact address and the IP";
