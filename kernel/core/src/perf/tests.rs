@@ -126,7 +126,8 @@ fn what_cannot_count_says_why() {
 fn no_plan_raises_interrupts_or_leaves_the_counters() {
     const INTERRUPT: u64 = 1 << 20;
     for family in 0..0x20 {
-        for model in 0..0x100 {
+        // Some of them under miri, which is slow.
+        for model in (0..0x100).step_by(if cfg!(miri) { 15 } else { 1 }) {
             for vendor in [Vendor::Amd, Vendor::Intel, Vendor::Other] {
                 let processor = Processor {
                     vendor,
