@@ -1,7 +1,7 @@
 //! What the root task and clients ask a pager beside the protocol: starting tasks, counts.
 
 use crate::ids::TaskId;
-use crate::wire::{Message, Reader, Wire, Words, wire_struct};
+use crate::wire::{Reader, Wire, Words, labels, wire_struct};
 use alloc::vec::Vec;
 use l4abi::{CpuId, ThreadId};
 
@@ -102,31 +102,20 @@ pub struct Designate {
 }
 wire_struct!(Designate { task, balances });
 
-impl Message for AskThreads {
-    const LABEL: u64 = 0x5034;
-}
-impl Message for ThreadList {
-    const LABEL: u64 = 0x5035;
-}
-impl Message for Designate {
-    const LABEL: u64 = 0x5036;
-}
-impl Message for Spawn {
-    const LABEL: u64 = 0x5030;
-}
-impl Message for Spawned {
-    const LABEL: u64 = 0x5031;
-}
-impl Message for AskCounts {
-    const LABEL: u64 = 0x5032;
-}
-impl Message for Counts {
-    const LABEL: u64 = 0x5033;
+labels! {
+    Spawn = 0x5030,
+    Spawned = 0x5031,
+    AskCounts = 0x5032,
+    Counts = 0x5033,
+    AskThreads = 0x5034,
+    ThreadList = 0x5035,
+    Designate = 0x5036,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Message;
     use l4abi::ThreadNo;
 
     #[test]

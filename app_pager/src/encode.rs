@@ -6,7 +6,7 @@ use crate::members::{HoldMembers, MemberView};
 use crate::message::{ClientCall, Confirm, Reply, Request};
 use crate::page::{Mode, PageState};
 use crate::region::{Policy, Region};
-use crate::wire::{Message, wire_enum, wire_struct};
+use crate::wire::{labels, wire_enum, wire_struct};
 
 wire_enum!(Policy {
     0 => FirstTouch {}
@@ -159,17 +159,11 @@ pub struct ClientRequest {
 }
 wire_struct!(ClientRequest { task, call });
 
-impl Message for PagerRequest {
-    const LABEL: u64 = 0x5000;
-}
-impl Message for Confirm {
-    const LABEL: u64 = 0x5001;
-}
-impl Message for ClientRequest {
-    const LABEL: u64 = 0x5010;
-}
-impl Message for Reply {
-    const LABEL: u64 = 0x5011;
+labels! {
+    PagerRequest = 0x5000,
+    Confirm = 0x5001,
+    ClientRequest = 0x5010,
+    Reply = 0x5011,
 }
 
 #[cfg(test)]
@@ -178,7 +172,7 @@ mod tests {
     use crate::ids::{Frame, NodeSet};
     use crate::page::MAX_REPLICAS;
     use crate::rng::Rng;
-    use crate::wire::{Reader, Wire};
+    use crate::wire::{Message, Reader, Wire};
     use alloc::collections::BTreeSet;
     use core::fmt::Debug;
     use l4abi::tag::MAX_WORDS;

@@ -138,7 +138,16 @@ macro_rules! wire_word {
     };
 }
 
-pub(crate) use {wire_enum, wire_struct};
+/// Types that are messages of their own, and their labels.
+macro_rules! labels {
+    ($($message:ty = $label:literal),+ $(,)?) => {
+        $(impl $crate::wire::Message for $message {
+            const LABEL: u64 = $label;
+        })+
+    };
+}
+
+pub(crate) use {labels, wire_enum, wire_struct};
 
 wire_word!(u64, v => v, w => Some(w));
 wire_word!(bool, v => u64::from(v), w => (w <= 1).then_some(w == 1));

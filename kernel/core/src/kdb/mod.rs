@@ -290,18 +290,12 @@ mod tests {
     /// Any line gives a command or a problem, and a problem can be printed.
     #[test]
     fn random_lines_never_panic() {
-        let mut state = 0x9E37_79B9_7F4A_7C15u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut rng = crate::testing::Rng::new(1);
         let parts = ["tcb", "walk", "0x", "_", "-", " ", "9", "f", "dump", "\t", "\u{fffd}", "?"];
         for _ in 0..crate::testing::rounds(100_000) {
             let mut line = String::new();
-            for _ in 0..next() % 9 {
-                line.push_str(parts[(next() % parts.len() as u64) as usize]);
+            for _ in 0..rng.below(9) {
+                line.push_str(parts[rng.below(parts.len() as u64) as usize]);
             }
             if let Err(problem) = parse(&line) {
                 assert!(!problem.to_string().is_empty());

@@ -65,7 +65,7 @@ global_asm!(
         mov [rax + {RSP}], rcx
         mov qword ptr [rax + {EXIT}], {EXIT_IRET}
     .endm
-    .macro LOAD_FROM_RDI
+    .macro LOAD_RESULT_FROM_RDI
         mov r9, [rdi + {R9}]
         mov rax, [rdi + {RAX}]
         mov rbx, [rdi + {RBX}]
@@ -75,6 +75,9 @@ global_asm!(
         mov r14, [rdi + {R14}]
         mov r15, [rdi + {R15}]
         mov rsi, [rdi + {RSI}]
+    .endm
+    .macro LOAD_FROM_RDI
+        LOAD_RESULT_FROM_RDI
         mov rdx, [rdi + {RDX}]
         mov r8, [rdi + {R8}]
         mov rbp, [rdi + {RBP}]
@@ -149,15 +152,7 @@ global_asm!(
         mov rdi, [rdi + {RDI}]
         sysretq
     2:
-        mov r9, [rdi + {R9}]
-        mov rax, [rdi + {RAX}]
-        mov rbx, [rdi + {RBX}]
-        mov r10, [rdi + {R10}]
-        mov r12, [rdi + {R12}]
-        mov r13, [rdi + {R13}]
-        mov r14, [rdi + {R14}]
-        mov r15, [rdi + {R15}]
-        mov rsi, [rdi + {RSI}]
+        LOAD_RESULT_FROM_RDI
         xor edx, edx
         xor r8d, r8d
         xor ebp, ebp
