@@ -28,12 +28,6 @@ pub enum Errand {
         /// When it was queued there first; 0 = not yet.
         since: u64,
     },
-    /// The same the first time, and plain: a message of words in its own name, then a receive phase from the same thread
-    /// without timeout, and nothing special about the thread itself.
-    Call {
-        /// Receiver.
-        dest: u64,
-    },
     /// Its system call, from the beginning.
     Syscall {
         /// Which one.
@@ -73,8 +67,21 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
             t.set_state(State::Ready);
             crate::ipc::receive_phase(cpu, t, t.then_receive.get(), Next::Schedule)
         }
-        Errand::Send { dest, since } => send(cpu, t, dest, since),
-        Errand::Call { dest } => send(cpu, t, dest, 0),
+        Errand::Send { dest, since } => match thread::lookup(dest) {
+            None => {
+                sched::clear_wakeup(cpu, t);
+                fail(cpu, t, Phase::Send, IpcCode::NoPartner, 0)
+            }
+            // It was queued here and moved away.
+            Some(d) if must_stay(t, d) => {
+                sched::clear_wakeup(cpu, t);
+                would_cross(cpu, t, d)
+            }
+            Some(d) if reach(cpu, t, d, Errand::Send { dest, since }) => {
+                send_here(cpu, t, d, since)
+            }
+            Some(_) => Next::Schedule,
+        },
         Errand::Syscall { call } => {
             t.set_state(State::Ready);
             crate::syscall::run(cpu, t, call)
@@ -89,23 +96,6 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
             transfer::fetch(cpu, t)
         }
         Errand::End { partner, end } => transfer::end_partner(cpu, t, partner, end),
-    }
-}
-
-/// The send phase of `t` to the thread with global id `dest`.
-fn send(cpu: &PerCpu, t: TcbRef, dest: u64, since: u64) -> Next {
-    match thread::lookup(dest) {
-        None => {
-            sched::clear_wakeup(cpu, t);
-            fail(cpu, t, Phase::Send, IpcCode::NoPartner, 0)
-        }
-        // It was queued here and moved away.
-        Some(d) if must_stay(t, d) => {
-            sched::clear_wakeup(cpu, t);
-            would_cross(cpu, t, d)
-        }
-        Some(d) if reach(cpu, t, d, Errand::Send { dest, since }) => send_here(cpu, t, d, since),
-        Some(_) => Next::Schedule,
     }
 }
 

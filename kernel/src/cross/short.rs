@@ -50,32 +50,16 @@ pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Option<Next> 
     if key == cpu.plain_waiting() | Key::VISITING {
         return reply(cpu, me, dest, call);
     }
-    if key & !CPU != WAITING || key == cpu.plain_waiting() || call.timeouts as u16 != 0 {
+    if key & !CPU != WAITING || key == cpu.plain_waiting() {
         return None;
     }
     request(cpu, me, Key(key).cpu(), call)
 }
 
-/// The same when the short path in assembly found that `call` is plain, that it is for `dest`, and that the key of `dest` is not
-/// the expected one.
-#[inline(always)]
-pub fn call(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Option<Next> {
-    let usual = me.key.get() == cpu.plain_ready()
-        && cpu.expected_key.get() == cpu.plain_waiting()
-        && me.senders.is_empty();
-    let key = dest.key.get();
-    if !usual || key & !CPU != WAITING {
-        return None;
-    }
-    me.timeouts.set(call.timeouts);
-    request(cpu, me, Key(key).cpu(), call)
-}
-
-/// `me` travels to CPU `to`; its receive phase has no timeout.
+/// `me` travels to CPU `to`.
 #[inline(always)]
 fn request(cpu: &PerCpu, me: TcbRef, to: u16, call: Call) -> Option<Next> {
-    let free = call.from == call.to
-        && !me.ready_link.is_queued()
+    let free = !me.ready_link.is_queued()
         && cpu.fpu_owner.get() != Some(me)
         && !IpcFlags::of(utcb::flags(me)).contains(IpcFlags::STAY_ON_CPU);
     if !free {
@@ -85,7 +69,7 @@ fn request(cpu: &PerCpu, me: TcbRef, to: u16, call: Call) -> Option<Next> {
     // Point of no return.
     me.then_receive.set(call.from);
     me.virtual_sender.set(0);
-    me.travel.errand.set(Errand::Call { dest: call.to });
+    me.travel.errand.set(Errand::Send { dest: call.to, since: 0 });
     me.travel.target.set(u64::from(to));
     me.key.set(TO_SEND);
     let bell = shared.mailbox.push(Parcel(me.travel.page.get()));
@@ -149,16 +133,20 @@ fn hand_over(from: TcbRef, to: TcbRef, tag: u64) {
 pub fn arrive(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
     let mailbox = &cpu::this().shared.mailbox;
     let page = table::in_window(parcel.0);
-    let here = cpu.number();
+    let (here, home) = (cpu.number(), page.travel.home());
     if !is_only(parcel) || !page.travel.is_known(here) {
         return None;
     }
     let t = thread::slot(l4abi::id::ThreadId::from_raw(page.id.get()).number().0);
     match page.travel.errand.get() {
-        Errand::Call { dest: id } => {
+        Errand::Send { dest: id, since: 0 } if page.key.get() == TO_SEND && home != here => {
             let dest = thread::lookup_at_once(id)?;
             let tag = t.reg(reg::R9);
-            let simple = dest.key.get() == cpu.plain_waiting() && takes_plainly(dest, t);
+            let simple = dest.key.get() == cpu.plain_waiting()
+                && takes_plainly(dest, t)
+                && tag & UNUSUAL == 0
+                && t.then_receive.get() == id
+                && t.timeouts.get() as u16 == 0;
             if !simple || !mailbox.remove(parcel) {
                 return None;
             }
@@ -174,9 +162,7 @@ pub fn arrive(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
             Some(dest)
         }
         Errand::Home
-            if page.key.get() == GOING_HOME
-                && page.travel.home() == here
-                && t.travel.is_placed(here) =>
+            if page.key.get() == GOING_HOME && home == here && t.travel.is_placed(here) =>
         {
             if !mailbox.remove(parcel) {
                 return None;

@@ -8,7 +8,6 @@ use kcore::layout::STUB_PAGE;
 use l4abi::error::ErrorCode;
 use l4abi::syscall::SyscallNo;
 
-use crate::arch::x86_64::fastpath;
 use crate::ipc;
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
@@ -42,24 +41,6 @@ pub extern "C" fn ipc_from_user(
     let cpu = sched::this_cpu();
     trace::enter_ipc(me, to, from);
     trace::leave(sched::leave(cpu, ipc::syscall(cpu, me, ipc::Call { to, from, timeouts, tag })))
-}
-
-/// The same for a message in registers and a receive phase without timeout, when the short path found that the
-/// destination, whose TCB is at `offset` in the array, does not just wait on this CPU.
-pub extern "C" fn cross_from_user(
-    me: TcbRef,
-    to: u64,
-    from: u64,
-    offset: u64,
-    timeouts: u64,
-    tag: u64,
-) -> TcbRef {
-    let cpu = sched::this_cpu();
-    let call = ipc::Call { to, from, timeouts, tag };
-    match crate::cross::short::call(cpu, me, fastpath::slot_at(offset), call) {
-        Some(next) => sched::leave(cpu, next),
-        None => ipc_from_user(me, to, from, offset, timeouts, tag),
-    }
 }
 
 /// The same for what may be the answer to a message that the kernel made, when short paths are allowed.

@@ -188,8 +188,8 @@ pub struct Travel {
     pub since: Cell<u64>,
     /// What it does where it arrives.
     pub errand: Cell<Errand>,
-    /// CPUs on which the translation of its slot is known to be right.
-    known: [Cell<bool>; MAX_CPUS],
+    /// CPUs on which the translation of its slot is known to be right, a bit each.
+    pub known: [Cell<u64>; MAX_CPUS / 64],
 }
 
 impl Travel {
@@ -218,12 +218,7 @@ impl Travel {
     /// Whether `cpu` has the right translation of its slot, or none.
     #[inline(always)]
     pub fn is_known(&self, cpu: u16) -> bool {
-        self.known[usize::from(cpu) % MAX_CPUS].get()
-    }
-
-    /// `cpu` has the right translation of its slot, or none.
-    pub fn set_known(&self, cpu: u16) {
-        self.known[usize::from(cpu) % MAX_CPUS].set(true);
+        self.known[usize::from(cpu / 64) % (MAX_CPUS / 64)].get() & 1 << (cpu % 64) != 0
     }
 
     /// The state of a thread of CPU `cpu` that was nowhere else; its page lies on `node`, at pool-window address `page`.
@@ -244,9 +239,9 @@ impl Travel {
     /// The slot shows another page from now on: `cpu` knows, nobody else.
     pub fn set_known_only(&self, cpu: u16) {
         for known in &self.known {
-            known.set(false);
+            known.set(0);
         }
-        self.set_known(cpu);
+        self.known[usize::from(cpu / 64) % self.known.len()].set(1 << (cpu % 64));
     }
 }
 

@@ -31,12 +31,7 @@ use l4abi::syscall::SyscallNo;
 
 use super::entry::{cpu_field, saved, sysret_address};
 use crate::sched::percpu::PerCpu;
-use crate::thread::tcb::{Exit, Tcb, TcbRef, reg};
-
-/// The slot at this offset, with which the checks go on to the complete path. `offset` comes from them.
-pub fn slot_at(offset: u64) -> TcbRef {
-    crate::thread::slot((offset >> 12) as u32)
-}
+use crate::thread::tcb::{Exit, Tcb, reg};
 
 /// Field of the TCB whose offset in the array is in RCX.
 const fn slot(offset: usize) -> i32 {
@@ -130,7 +125,7 @@ global_asm!(
         jne not_ipc
         test r9d, {NOT_IN_REGISTERS}        # 2
         jnz ipc_words
-        IPC_CHECKS registers, syscall_cross_ipc
+        IPC_CHECKS registers, syscall_complete_ipc
     ipc_registers_commit:
         # ---- point of no return ----
         mov r8, [{CURRENT}]
