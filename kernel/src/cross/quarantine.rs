@@ -13,12 +13,7 @@
 //! its threads, and be about to see that it is gone (`kcore::cross::life`).
 //!
 //! A thread that migrates to another node takes its page along (l4-smp 8.7, numa-l4 4.1.3): the new CPU copies it,
-//! shows the copy in the slot on all nodes, and only then takes the id out of the old page, which leaves as above. No CPU
-//! is interrupted for that (the thesis' one-page shootdown would have to go to all of them, because nobody
-//! notes who looked a thread up). Who still sees the old page finds no id there and looks again. Who looked before that and
-//! reads on finds what the thread's key said last, that it is on the new CPU, goes there, and is sent on from there.
-//! Nobody ever sees *itself* as the owner of a thread that is elsewhere: a CPU that had the thread has seen it depart, and where it
-//! comes the translation is dropped first, because the CPUs that are known to have the right one are reset with the page.
+//! shows the copy in the slot on all nodes, has every CPU forget that one slot, and lets the old page leave as above.
 
 use core::cell::Cell;
 
@@ -28,7 +23,6 @@ use crate::arch::x86_64::tcb_area;
 use crate::cross::counters::{Counter, count};
 use crate::cross::shootdown;
 use crate::sched::percpu::PerCpu;
-use crate::thread::table;
 use crate::thread::tcb::TcbRef;
 use crate::{cpu, machine, memory};
 
@@ -136,10 +130,9 @@ pub fn move_to_node(cpu: &PerCpu, t: TcbRef) {
     let Ok(page) = memory::alloc_page(cpu.node()) else { return };
     tcb_area::copy(old, page);
     tcb_area::replace(t.number(), page);
+    shootdown::kernel_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
     t.travel.page.set(page.window().as_u64());
     t.travel.node.set(cpu.node());
-    t.travel.set_known_only(cpu.number());
-    table::in_window(window.as_u64()).id.set(0);
     count(Counter::TcbMoves);
     // It may have been another thread's before, in whose slot somebody still sees it.
     put(old, false);

@@ -40,8 +40,10 @@ mod kind {
     pub const USER: u64 = 1;
     /// Everything, the kernel's own included.
     pub const ALL: u64 = 2;
+    /// One page of the kernel, its address in the first range's start.
+    pub const KERNEL_PAGE: u64 = 3;
     /// Not translations: the caches go back to memory.
-    pub const CACHES: u64 = 3;
+    pub const CACHES: u64 = 4;
 }
 
 /// What a CPU wants others to flush. It writes it before it sets its bit in their posts.
@@ -156,6 +158,13 @@ pub fn evict(space: DbSpace) {
     flush(&mut set);
 }
 
+/// Lets every CPU forget one page of the kernel.
+pub fn kernel_page(at: VirtAddr) {
+    cpulocal::forget_page(at);
+    let range = FlushRange { space: DbSpace::NONE, start: at.as_u64(), end: at.as_u64() };
+    tell(this_cpu(), kind::KERNEL_PAGE, &[range], |_| true);
+}
+
 /// Lets every CPU write its caches back to memory: pages have a new cache attribute, and nobody has the old one any more.
 pub fn write_back_caches() {
     regs::write_back_caches();
@@ -243,6 +252,7 @@ pub fn serve() {
             kind::USER => forget_user(cpu),
             kind::ALL => tlb::forget_all(),
             kind::CACHES => regs::write_back_caches(),
+            kind::KERNEL_PAGE => cpulocal::forget_page(VirtAddr::new(request.range(0).start)),
             _ => {
                 let len = (request.len.load(Ordering::Relaxed) as usize).min(RANGES);
                 (0..len).for_each(|i| forget_range(cpu, &request.range(i)));

@@ -180,8 +180,8 @@ pub fn migrate(args: &BenchArgs) -> Result<Finding> {
             what: "for a control block that moves along".into(),
             unit: "interrupts",
             value: flushes / blocks,
-            // One request to all others for 16 pages that are given back.
-            limit: cpus.map(|cpus| (cpus - 1) as f64 / BLOCKS_AT_ONCE),
+            // One request to all others for each page, and one for 16 pages that are given back.
+            limit: cpus.map(|cpus| (cpus - 1) as f64 * (1.0 + 1.0 / BLOCKS_AT_ONCE)),
             others: "a broadcast: all CPUs but one",
         });
     }
