@@ -20,7 +20,7 @@ pub fn slot(number: u32) -> TcbRef {
 }
 
 /// The TCB in the page at pool-window address `at`: right on every CPU, whatever it has cached of the array.
-/// Used for threads in mailboxes, and for pages that are not in the array yet or not any more.
+/// Used for threads in mailboxes, and for pages that are not in the array yet.
 pub fn in_window(at: u64) -> TcbRef {
     // SAFETY: `at` is `Travel::page` of a thread in transit, which nobody deletes or moves, or the caller's own page made for
     // a control block; pool windows stay mapped.

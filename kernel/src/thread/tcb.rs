@@ -233,11 +233,6 @@ impl Travel {
         self.since.set(0);
         self.set_placed(cpu);
         self.errand.set(Errand::Home);
-        self.set_known_only(cpu);
-    }
-
-    /// The slot shows another page from now on: `cpu` knows, nobody else.
-    pub fn set_known_only(&self, cpu: u16) {
         for known in &self.known {
             known.set(0);
         }

@@ -25,8 +25,8 @@ enum Broken {
     Believes,
     /// Pages are given back while CPUs have translations.
     FreesAtOnce,
-    /// CPUs that knew the old page of a thread that has moved are taken to know the new one.
-    KeepsKnown,
+    /// A page moves and nobody is told.
+    MovesSilently,
 }
 
 /// A page as a control block.
@@ -47,7 +47,7 @@ struct World {
     slot: usize,
     /// What each CPU has cached of it.
     cached: [Option<usize>; CPUS],
-    /// CPUs on which the thread has been with its present page.
+    /// CPUs on which the thread has been.
     known: [bool; CPUS],
     /// Pages that every CPU may still see, kept for new threads or until all forget.
     kept: Vec<usize>,
@@ -143,12 +143,12 @@ impl World {
         if let Some(fresh) = moves.then(|| self.fresh()).flatten() {
             let old = std::mem::replace(&mut self.slot, fresh);
             self.pages[fresh] = self.pages[old];
-            self.forget(here);
-            if self.broken != Broken::KeepsKnown {
-                self.known = [false; CPUS];
-                self.known[usize::from(here)] = true;
+            match self.broken {
+                Broken::MovesSilently => self.forget(here),
+                _ => self.cached = [None; CPUS],
             }
-            self.leave(old);
+            // It keeps its id: after the shootdown nobody sees it any more.
+            self.retire(old);
         }
     }
 
@@ -161,8 +161,7 @@ impl World {
         Some(page)
     }
 
-    fn leave(&mut self, page: usize) {
-        self.pages[page].id = 0;
+    fn retire(&mut self, page: usize) {
         self.kept.push(page);
         if self.broken == Broken::FreesAtOnce {
             self.give_back();
@@ -180,7 +179,8 @@ impl World {
         let page = std::mem::replace(&mut self.slot, ZEROS);
         self.forget(here);
         self.deletions -= 1;
-        self.leave(page);
+        self.pages[page].id = 0;
+        self.retire(page);
     }
 
     /// The other thread, or the thread again, is made on `cpu` of a page that was kept.
@@ -280,7 +280,7 @@ fn pages_that_move_die_and_come_back() {
 
 #[test]
 fn what_is_broken_is_caught() {
-    for what in [Broken::Believes, Broken::FreesAtOnce, Broken::KeepsKnown] {
+    for what in [Broken::Believes, Broken::FreesAtOnce, Broken::MovesSilently] {
         assert!(is_caught(starts(what)), "{what:?} is not caught");
     }
 }
