@@ -221,12 +221,18 @@ fn packed<const N: usize>(
     report
 }
 
-/// The thread that is interrupted.
-extern "C" fn is_interrupted(controller: u64) -> ! {
-    let controller = ThreadId::from_raw(controller);
+/// What both threads begin with: the words they share, so that neither faults on them later.
+fn begin() -> Block {
     crew::begin();
     let words = Block::new(WORDS, PAGE);
     let _ = (words.load(READY), words.load(DONE));
+    words
+}
+
+/// The thread that is interrupted.
+extern "C" fn is_interrupted(controller: u64) -> ! {
+    let controller = ThreadId::from_raw(controller);
+    let words = begin();
     let mut report = [0; 1 + 3 * PACKED];
     loop {
         let command = crew::next_command(controller, &report);
@@ -262,9 +268,7 @@ extern "C" fn is_interrupted(controller: u64) -> ! {
 /// The thread that sends.
 extern "C" fn sends(controller: u64) -> ! {
     let controller = ThreadId::from_raw(controller);
-    crew::begin();
-    let words = Block::new(WORDS, PAGE);
-    let _ = (words.load(READY), words.load(DONE));
+    let words = begin();
     let mut report = [0; 1 + 3 * PACKED];
     loop {
         let command = crew::next_command(controller, &report);

@@ -270,7 +270,7 @@ fn finish() -> bool {
     }
     let stuck = (0..ALL).filter(|&n| !moving(n)).count();
     if stuck > 0 {
-        describe();
+        (0..ALL).map(id_of).chain([pager()]).for_each(bench::harness::print_state);
     }
     report("s07_progress", stuck == 0, format_args!("{stuck} threads stuck, seed {seed:#x}"));
     let astray = (SERVERS..ALL)
@@ -283,15 +283,6 @@ fn finish() -> bool {
     }
     report("s07_deletion", deleted, format_args!("all threads deleted"));
     all_ok
-}
-
-/// Where everybody stands, for whoever looks into a standstill.
-fn describe() {
-    for (n, id) in (0..ALL).map(id_of).chain([pager()]).enumerate() {
-        let state = sys::schedule(id, Schedule::default());
-        let seen = sys::exchange_registers(id, Exregs::default());
-        println!("  thread {n}: {state:?}, {seen:x?}");
-    }
 }
 
 /// What the server makes of a word.

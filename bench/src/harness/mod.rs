@@ -26,7 +26,7 @@ pub use ctx::{Ctx, PuppetOptions};
 pub use puppet::{IpcCmd, Outcome, Puppet};
 pub use report::{Failed, TestResult, fail};
 
-use libl4::{CpuId, Time};
+use libl4::{CpuId, ThreadId, Time, println, sys};
 
 /// Where a test's partner lives, seen from the runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,3 +206,10 @@ macro_rules! need {
 
 /// How long a step that should succeed may take before the test fails.
 pub const PATIENCE: Time = Time::period_us(2_000_000);
+
+/// Prints where a thread stands, for whoever looks into a standstill.
+pub fn print_state(id: ThreadId) {
+    let state = sys::schedule(id, sys::Schedule::default());
+    let seen = sys::exchange_registers(id, sys::Exregs::default());
+    println!("  thread {id}: {state:x?}, {seen:x?}");
+}

@@ -9,7 +9,7 @@ use crate::{check, need};
 use core::sync::atomic::{AtomicU64, Ordering};
 use libl4::arch::probe::Trap;
 use libl4::arch::{self, IpcLink, utcb};
-use libl4::{IpcError, MsgTag, ThreadId, Time, Timeouts, ipc, println, sys, time};
+use libl4::{IpcError, MsgTag, ThreadId, Time, Timeouts, ipc, time};
 
 /// Label of the signal that a command is there.
 const CONTROL: u64 = 0xC0;
@@ -313,19 +313,6 @@ impl Puppet {
         ThreadId::local(self.utcb + l4abi::utcb::MR0_OFFSET as u64)
     }
 
-    /// Where the puppet stands, for whoever looks into a standstill.
-    fn describe(&self) {
-        let block = &BLOCKS[self.index];
-        let (op, done) = (block.op.load(Ordering::Relaxed), block.done.load(Ordering::Relaxed));
-        let seq = block.seq.load(Ordering::Relaxed);
-        println!("  puppet {}: command {op}, {seq} given, {done} done", self.id);
-        let state = sys::schedule(self.id, sys::Schedule::default());
-        let seen = sys::exchange_registers(self.id, sys::Exregs::default());
-        println!("  {state:x?}, {seen:x?}");
-        let again = ipc::send(self.id, PATIENCE, MsgTag::new(CONTROL, 0, 0));
-        println!("  the message once more: {again:?}");
-    }
-
     /// Puts a command into the block and wakes the puppet, which must be idle.
     fn post(&self, op: Op, args: &[u64]) -> TestResult {
         let block = &BLOCKS[self.index];
@@ -339,7 +326,7 @@ impl Puppet {
         block.seq.fetch_add(1, Ordering::Release);
         let sent = ipc::send(self.id, PATIENCE, MsgTag::new(CONTROL, 0, 0));
         if sent.is_err() {
-            self.describe();
+            super::print_state(self.id);
         }
         need!(sent);
         Ok(())

@@ -38,6 +38,17 @@ fn nobody(n: u32) -> ThreadId {
     ThreadId::global(ThreadNo(FIRST + n), 1)
 }
 
+/// The creation of `id`, inactive, as the first thread of a space of its own.
+fn first_of_space(ctx: &Ctx, id: ThreadId) -> ThreadControl {
+    ThreadControl {
+        dest: id,
+        space: id,
+        scheduler: ctx.me(),
+        pager: ThreadId::NIL,
+        utcb: Some(ids::puppet_utcb(ids::FIRST_PUPPET)),
+    }
+}
+
 fn delete_all(nr_threads: u32) -> TestResult {
     for n in 0..nr_threads {
         need!(thread::delete(nobody(n)));
@@ -138,14 +149,7 @@ fn sp_deleted_threads_make_room(ctx: &mut Ctx) -> TestResult {
             need!(thread::delete(nobody(n)));
         }
         let id = nobody(made);
-        let create = ThreadControl {
-            dest: id,
-            space: id,
-            scheduler: ctx.me(),
-            pager: ThreadId::NIL,
-            utcb: Some(ids::puppet_utcb(ids::FIRST_PUPPET)),
-        };
-        need!(sys::thread_control(create));
+        need!(sys::thread_control(first_of_space(ctx, id)));
         need!(thread::delete(id));
         delete_all(made - DELETED)
     })
@@ -158,13 +162,7 @@ fn sp_spaces_run_out_of_memory(ctx: &mut Ctx) -> TestResult {
         let refused = loop {
             check!(made < MANY, "memory never ran out");
             let id = nobody(made);
-            let create = ThreadControl {
-                dest: id,
-                space: id,
-                scheduler: ctx.me(),
-                pager: ThreadId::NIL,
-                utcb: Some(ids::puppet_utcb(ids::FIRST_PUPPET)),
-            };
+            let create = first_of_space(ctx, id);
             if let Err(error) = sys::thread_control(create) {
                 break error;
             }
