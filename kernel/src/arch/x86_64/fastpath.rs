@@ -33,6 +33,12 @@ use super::entry::{cpu_field, saved, sysret_address};
 use crate::sched::percpu::PerCpu;
 use crate::thread::tcb::{Exit, Tcb, reg};
 
+/// What is left of two lines by the code that lies before `syscall_short`, so that it ends there.
+const BEFORE_SHORT: usize = 2 * 64 - 86;
+
+// The short paths store a zero to leave by SYSRET behind the stub.
+const _: () = assert!(Exit::Ipc as u64 == 0);
+
 /// Field of the TCB whose offset in the array is in RCX.
 const fn slot(offset: usize) -> i32 {
     (TCB_AREA.as_u64().wrapping_add(offset as u64)) as i32
@@ -52,24 +58,30 @@ const FIRST_IN_MEMORY: usize = 8 * 8;
 
 global_asm!(
     r#"
+    # Fields of the CPU block are a byte shorter by their distance than by their address. The assembler takes a
+    # constant there for the distance itself, so the linker (`kernel.ld`) gives `cpu_block` this value.
+    .global cpu_block_address
+    .set cpu_block_address, {CPU_BLOCK}
+
     # The checks. \kind is the message's; jumps to the complete path with nothing changed, or to \special if the
-    # receiver does not just wait.
+    # receiver does not just wait. RBP = the caller's id, RCX = the receiver's TCB behind them.
     .macro IPC_CHECKS kind, special
         test r8w, r8w                       # 3
-        jnz syscall_complete
+        jnz ipc_\kind\()_otherwise
         cmp rdx, rsi                        # 4
         jne ipc_\kind\()_from_other
     ipc_\kind\()_from_checked:
         mov rcx, rsi                        # 5
         shr rcx, {ID_TO_SLOT}
         and ecx, {SLOT_MASK}
-        cmp [rcx + {SLOT_ID}], rsi
-        jne syscall_complete_ipc
-        mov rbp, [{EXPECTED_KEY}]           # 6
-        cmp [rcx + {SLOT_KEY}], rbp
+        lea rcx, [rcx + {SLOT}]
+        cmp [rcx + {ID}], rsi
+        jne ipc_\kind\()_otherwise
+        mov rbp, [rip + cpu_block + {FROM_BLOCK_EXPECTED_KEY}]   # 6
+        cmp [rcx + {KEY}], rbp
         jne \special
-        mov rbp, [{CURRENT_ID}]             # 7
-        cmp [rcx + {SLOT_AWAITED}], rbp
+        mov rbp, [rip + cpu_block + {FROM_BLOCK_CURRENT_ID}]     # 7
+        cmp [rcx + {AWAITED}], rbp
         jne ipc_\kind\()_awaits_other
     .endm
 
@@ -77,62 +89,51 @@ global_asm!(
     .macro IPC_CHECKS_ASIDE kind
     ipc_\kind\()_from_other:
         cmp rdx, {ANY}
-        jne syscall_complete
-        mov rbp, [{CURRENT}]
+        jne ipc_\kind\()_otherwise
+        mov rbp, [rip + cpu_block + {FROM_BLOCK_CURRENT}]
         cmp qword ptr [rbp + {SENDERS}], 0
         je ipc_\kind\()_from_checked
-        jmp syscall_complete
+        jmp ipc_\kind\()_otherwise
     ipc_\kind\()_awaits_other:
-        cmp qword ptr [rcx + {SLOT_AWAITED}], {ANY}
+        cmp qword ptr [rcx + {AWAITED}], {ANY}
         je ipc_\kind\()_commit
+    ipc_\kind\()_otherwise:
         jmp syscall_complete_ipc
     .endm
 
-    # The switch. RBP = the caller's id, RCX = offset of the receiver's TCB; R8 = the caller's TCB.
-    .macro IPC_SWITCH
-        mov [r8 + {AWAITED}], rdx
-        mov byte ptr [r8 + {KEY}], {WAITING}
-        mov [r8 + {RSP}], rsp
-        mov qword ptr [r8 + {EXIT}], {EXIT_IPC}
-        lea rdx, [rcx + {SLOT}]
-        mov byte ptr [rdx + {KEY}], {READY}
-        mov [{CURRENT}], rdx
-        mov [{CURRENT_ID}], rsi
-        mov rdi, [rdx + {LOCAL_ID}]
-        mov [{USER_WORD}], rdi
+    # The switch. RBP = the caller's id, RCX = the receiver's TCB, R11 = the caller's TCB.
+    .macro IPC_SWITCH kind
+        mov [r11 + {AWAITED}], rdx
+        mov byte ptr [r11 + {KEY}], {WAITING}
+        mov [r11 + {RSP}], rsp
+        xor r8d, r8d
+        mov [r11 + {EXIT}], r8
+        mov byte ptr [rcx + {KEY}], {READY}
+        mov [rip + cpu_block + {FROM_BLOCK_CURRENT}], rcx
+        mov [rip + cpu_block + {FROM_BLOCK_CURRENT_ID}], rsi
+        mov rdi, [rcx + {LOCAL_ID}]
+        mov [rip + cpu_block + {FROM_BLOCK_USER_WORD}], rdi
         mov rsi, rbp
-        mov rsp, [rdx + {RSP}]
-        mov rdx, [rdx + {ROOT}]
-        cmp rdx, [{LOADED_ROOT}]
-        je 1f
-        mov [{LOADED_ROOT}], rdx
+        mov rsp, [rcx + {RSP}]
+        mov rdx, [rcx + {ROOT}]
+        cmp rdx, [rip + cpu_block + {FROM_BLOCK_LOADED_ROOT}]
+        je ipc_\kind\()_in_one_space
+        mov [rip + cpu_block + {FROM_BLOCK_LOADED_ROOT}], rdx
         mov cr3, rdx
-    2:
+    ipc_\kind\()_leave:
         mov rcx, {IPC_RETURN}
         mov r11d, {PLAIN_FLAGS}
         xor edx, edx
-        xor r8d, r8d
         sysretq
-    1:  # In one space the sender is named by its local id.
-        mov rsi, [r8 + {LOCAL_ID}]
-        jmp 2b
+    ipc_\kind\()_in_one_space:  # The sender is named by its local id.
+        mov rsi, [r11 + {LOCAL_ID}]
+        jmp ipc_\kind\()_leave
     .endm
 
-    .global syscall_short
+    # The path of a message in registers to another space is the three lines from `syscall_short`; what is rare lies
+    # before and behind them, where short jumps reach it.
     .align 64
-    syscall_short:
-        cmp rcx, {IPC_RETURN}               # 1
-        jne not_ipc
-        test r9d, {NOT_IN_REGISTERS}        # 2
-        jnz ipc_words
-        IPC_CHECKS registers, syscall_complete_ipc
-    ipc_registers_commit:
-        # ---- point of no return ----
-        mov r8, [{CURRENT}]
-        IPC_SWITCH
-
-    IPC_CHECKS_ASIDE registers
-
+    .skip {BEFORE_SHORT}, 0xCC
     # The clock: what `syscall::clock` computes. The fence keeps the counter from being read before what the program
     # read before it, such as a time that another CPU left in memory.
     not_ipc:
@@ -146,6 +147,21 @@ global_asm!(
         mul qword ptr [{US_PER_TICK}]
         shrd rax, rdx, {CLOCK_SHIFT}
         sysretq
+
+    IPC_CHECKS_ASIDE registers
+
+    .global syscall_short
+    .align 64
+    syscall_short:
+        cmp rcx, {IPC_RETURN}               # 1
+        jne not_ipc
+        test r9d, {NOT_IN_REGISTERS}        # 2
+        jnz ipc_words
+        IPC_CHECKS registers, syscall_complete_ipc
+    ipc_registers_commit:
+        # ---- point of no return ----
+        mov r11, [rip + cpu_block + {FROM_BLOCK_CURRENT}]
+        IPC_SWITCH registers
 
     # ThreadSwitch to a ready thread of this CPU, nothing special about either, the caller in the run queue already.
     # The interface gives up all registers but RSP, so only where the caller goes on is saved.
@@ -185,27 +201,27 @@ global_asm!(
         mov rcx, {SWITCH_RETURN}
         jmp syscall_complete
 
-    .align 16
+    .align 64
     ipc_words:
         test r9d, {NOT_ONLY_WORDS}
         jnz syscall_answer_ipc
         IPC_CHECKS words, syscall_answer_ipc
     ipc_words_commit:
         # ---- point of no return ----
-        mov r8, [{CURRENT}]
+        mov r11, [rip + cpu_block + {FROM_BLOCK_CURRENT}]
         # The words in memory: MR8 to MRu.
-        mov r11, rcx
-        mov rsi, [r8 + {UTCB}]
-        mov rdi, [rcx + {SLOT_UTCB}]
+        mov r8, rcx
+        mov rsi, [r11 + {UTCB}]
+        mov rdi, [rcx + {UTCB}]
         add rsi, {FIRST_IN_MEMORY}
         add rdi, {FIRST_IN_MEMORY}
         mov ecx, r9d
         and ecx, 63
         sub ecx, 7
         rep movsq
-        mov rcx, r11
-        mov rsi, [rcx + {SLOT_ID}]
-        IPC_SWITCH
+        mov rcx, r8
+        mov rsi, [rcx + {ID}]
+        IPC_SWITCH words
 
     IPC_CHECKS_ASIDE words
     "#,
@@ -218,8 +234,7 @@ global_asm!(
     SLOT = const slot(0),
     SLOT_ID = const slot(offset_of!(Tcb, id)),
     SLOT_KEY = const slot(offset_of!(Tcb, key)),
-    SLOT_AWAITED = const slot(offset_of!(Tcb, awaited)),
-    SLOT_UTCB = const slot(offset_of!(Tcb, utcb)),
+    ID = const offset_of!(Tcb, id),
     KEY = const offset_of!(Tcb, key),
     AWAITED = const offset_of!(Tcb, awaited),
     LOCAL_ID = const offset_of!(Tcb, local_id),
@@ -230,7 +245,13 @@ global_asm!(
     SENDERS = const offset_of!(Tcb, senders),
     WAITING = const State::Waiting as u8,
     READY = const State::Ready as u8,
-    EXIT_IPC = const Exit::Ipc as u64,
+    BEFORE_SHORT = const BEFORE_SHORT,
+    CPU_BLOCK = const CPU_LOCAL.as_u64() as i64,
+    FROM_BLOCK_CURRENT = const offset_of!(PerCpu, current),
+    FROM_BLOCK_CURRENT_ID = const offset_of!(PerCpu, current_id),
+    FROM_BLOCK_EXPECTED_KEY = const offset_of!(PerCpu, expected_key),
+    FROM_BLOCK_LOADED_ROOT = const offset_of!(PerCpu, root),
+    FROM_BLOCK_USER_WORD = const cpu_local::USER_WORD_ALIAS,
     CURRENT = const cpu_field(offset_of!(PerCpu, current)),
     CURRENT_ID = const cpu_field(offset_of!(PerCpu, current_id)),
     EXPECTED_KEY = const cpu_field(offset_of!(PerCpu, expected_key)),
