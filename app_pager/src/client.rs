@@ -103,10 +103,20 @@ fn done(reply: Reply) -> Result<(), TaskError> {
     if reply == Reply::Done { Ok(()) } else { Err(TaskError::BadReply) }
 }
 
-fn touched(reply: Reply) -> Result<(u64, Status), TaskError> {
-    match reply {
-        Reply::Pages { count, status } => Ok((count, status)),
-        _ => Err(TaskError::BadReply),
+/// Works through a range: the pager answers in between, so that it can serve others.
+fn touched(mut ask: ClientCall) -> Result<(u64, Status), TaskError> {
+    let (mut count, mut status) = (0, Status::empty());
+    loop {
+        match (call(None, ask)?, ask.range()) {
+            (Reply::Pages { count: n, status: bits }, _) => {
+                return Ok((count + n, status.union(bits)));
+            }
+            (Reply::Part { count: n, status: bits, next }, Some(range)) => {
+                (count, status) = (count + n, status.union(bits));
+                ask = ask.with_range(PageRange { first: next, ..range });
+            }
+            _ => return Err(TaskError::BadReply),
+        }
     }
 }
 
@@ -139,7 +149,7 @@ pub fn set_policy(range: PageRange, policy: Policy) -> Result<(), TaskError> {
 /// # Errors
 /// [`TaskError`].
 pub fn alloc_on(range: PageRange, node: NodeId) -> Result<u64, TaskError> {
-    touched(call(None, ClientCall::AllocOn(range, node))?).map(|(count, _)| count)
+    touched(ClientCall::AllocOn(range, node)).map(|(count, _)| count)
 }
 
 /// Unmaps pages on all nodes and reports how they had been used. Their contents stay.
@@ -147,7 +157,7 @@ pub fn alloc_on(range: PageRange, node: NodeId) -> Result<u64, TaskError> {
 /// # Errors
 /// [`TaskError`].
 pub fn unmap(range: PageRange) -> Result<(u64, Status), TaskError> {
-    touched(call(None, ClientCall::Unmap(range))?)
+    touched(ClientCall::Unmap(range))
 }
 
 /// [`unmap`], and the contents go.
@@ -155,7 +165,7 @@ pub fn unmap(range: PageRange) -> Result<(u64, Status), TaskError> {
 /// # Errors
 /// [`TaskError`].
 pub fn discard(range: PageRange) -> Result<(u64, Status), TaskError> {
-    touched(call(None, ClientCall::Discard(range))?)
+    touched(ClientCall::Discard(range))
 }
 
 /// Moves pages to a node. Returns how many moved.
@@ -163,7 +173,7 @@ pub fn discard(range: PageRange) -> Result<(u64, Status), TaskError> {
 /// # Errors
 /// [`TaskError`].
 pub fn migrate_pages(range: PageRange, node: NodeId) -> Result<u64, TaskError> {
-    touched(call(None, ClientCall::MigratePages(range, node))?).map(|(count, _)| count)
+    touched(ClientCall::MigratePages(range, node)).map(|(count, _)| count)
 }
 
 /// Replicates pages until somebody writes to them. Returns how many.
@@ -171,7 +181,7 @@ pub fn migrate_pages(range: PageRange, node: NodeId) -> Result<u64, TaskError> {
 /// # Errors
 /// [`TaskError`].
 pub fn replicate(range: PageRange) -> Result<u64, TaskError> {
-    touched(call(None, ClientCall::Replicate(range))?).map(|(count, _)| count)
+    touched(ClientCall::Replicate(range)).map(|(count, _)| count)
 }
 
 /// Where the page of an address is.

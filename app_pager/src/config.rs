@@ -100,7 +100,12 @@ pub struct PagerConfig {
     pub balancers: Vec<ThreadId>,
     /// Thread numbers.
     pub numbers: ThreadNumbers,
+    /// Pages that one call works on, about: then others are served.
+    pub part: u64,
 }
+
+/// [`PagerConfig::part`] where nothing else is wanted.
+const PART: u64 = 256;
 
 impl PagerConfig {
     /// The thesis' system on node `node` of `nodes`: shared directories, parallel unmap.
@@ -117,6 +122,7 @@ impl PagerConfig {
             neighbours: (0..nodes).map(NodeId).filter(|&n| n != node).collect(),
             balancers: Vec::new(),
             numbers: ThreadNumbers { base: 1024, per_node: 256 },
+            part: PART,
         }
     }
 

@@ -9,10 +9,11 @@
 //! of a page never waits for another page or for the membership, and a holder of the membership
 //! waits for pages only: so no cycle of waiting exists.
 
-use crate::ids::{Caller, Frame, NodeSet, PageNo, PageRange, TaskId};
+use crate::ids::{Caller, Frame, NodeSet, PageNo, PageRange, Status, TaskId};
 use crate::members::Members;
 pub use crate::op::{Census, DirConfig, DirError, DirOp, Filter, MemberChange, Outcome, Update};
-use crate::page::{Entry, Mode, PageState};
+use crate::page::{Entry, MAX_REPLICAS, Mode, PageState};
+use crate::pageset::PageSet;
 use crate::region::{Policy, Region, RegionMap};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -54,6 +55,8 @@ impl Directory {
         match *op {
             DirOp::Resolve { page, access, offer } => self.resolve(config, by, page, access, offer),
             DirOp::Hold { range, filter } => self.hold(config, by, range, filter),
+            DirOp::HoldSome { range } => self.hold_some(config, by, range),
+            DirOp::CommitSome { pages, remove } => self.commit_some(by, pages, remove, wakes),
             DirOp::Commit { page, ref update } => self.commit(by, page, update.clone(), wakes),
             DirOp::HoldMembers(ask) => self.members.hold(by, ask),
             DirOp::CommitMembers { change, release } => {
@@ -146,6 +149,67 @@ impl Directory {
             state.mapped = state.mapped.union(self.members.active());
         }
         Outcome::Held { page, state, home, region }
+    }
+
+    /// Who holds pages never waits for another one: the set ends where somebody else holds a page, and
+    /// only a caller that holds none queues.
+    fn hold_some(&mut self, config: DirConfig, by: Caller, range: PageRange) -> Outcome {
+        if range.is_empty() {
+            return Outcome::NoPage;
+        }
+        let told = config.notify_active.then(|| self.members.active());
+        let mut mapped = told.unwrap_or(NodeSet::EMPTY);
+        let mut held: Option<PageSet> = None;
+        let (mut frames, mut status) = (Vec::new(), Status::empty());
+        for (&page, entry) in self.entries.range_mut(range.first..range.end) {
+            if entry.holder.is_some() {
+                if held.is_none() {
+                    entry.waiters.push_back(by);
+                    return Outcome::Queued;
+                }
+                break;
+            }
+            let Some(state) = &entry.state else { continue };
+            if frames.len() + state.frames.len() > MAX_REPLICAS {
+                break;
+            }
+            let Some(with) = held.map_or(Some(PageSet::one(page)), |held| held.with(page)) else {
+                break;
+            };
+            held = Some(with);
+            entry.holder = Some(by);
+            frames.extend_from_slice(&state.frames);
+            mapped = mapped.union(state.mapped);
+            status = status.union(state.status);
+        }
+        match held {
+            Some(pages) => Outcome::HeldSome { pages, frames, mapped, status },
+            None => Outcome::NoPage,
+        }
+    }
+
+    fn commit_some(
+        &mut self,
+        by: Caller,
+        pages: PageSet,
+        remove: bool,
+        wakes: &mut Wakes,
+    ) -> Outcome {
+        let held = |page| self.entries.get(&page).is_some_and(|entry| entry.holder == Some(by));
+        if !pages.iter().all(held) {
+            return Outcome::Refused(DirError::Invalid);
+        }
+        for page in pages.iter() {
+            let Some(entry) = self.entries.get_mut(&page) else { continue };
+            entry.holder = None;
+            wakes.extend(entry.waiters.drain(..));
+            if remove {
+                self.entries.remove(&page);
+            } else if let Some(state) = &mut entry.state {
+                (state.mapped, state.status) = (NodeSet::EMPTY, Status::empty());
+            }
+        }
+        Outcome::Done
     }
 
     fn commit(&mut self, by: Caller, page: PageNo, update: Update, wakes: &mut Wakes) -> Outcome {
@@ -279,7 +343,7 @@ fn resolve_at_once(
     };
     let (frame, own) = state.frame_for(node);
     match state.mode {
-        Mode::Replicated if write || !own && state.frames.len() < crate::page::MAX_REPLICAS => {
+        Mode::Replicated if write || !own && state.frames.len() < MAX_REPLICAS => {
             return None;
         }
         Mode::Global if state.next_touch && !own => return None,
@@ -302,5 +366,78 @@ pub fn mapped_rights(mode: Mode, region: Region) -> Rights {
     match mode {
         Mode::Global => region.rights,
         Mode::Replicated => region.rights.difference(Rights::W),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::LaneId;
+    use alloc::vec;
+
+    const CONFIG: DirConfig =
+        DirConfig { nodes: 2, single_space: false, hold_faults: false, notify_active: false };
+
+    fn with_pages(pages: impl Iterator<Item = u64>) -> Directory {
+        let mut directory = Directory::new(TaskId(1));
+        let region = Region { rights: Rights::RW, policy: Policy::FirstTouch };
+        directory.regions.set(PageRange::new(0, 1000), region);
+        for page in pages {
+            let frame = Frame { node: NodeId(0), index: page as u32 };
+            assert!(directory.preload(PageNo(page), frame));
+        }
+        directory
+    }
+
+    fn caller(lane: u8) -> Caller {
+        Caller { node: NodeId(0), lane: LaneId(lane) }
+    }
+
+    #[test]
+    fn pages_are_held_in_bounded_pieces_and_let_go_together() {
+        // Every third page: what limits a piece is the number of frames. Then two far from each other.
+        let mut directory = with_pages((0..40).map(|i| i * 3 / 2).chain([200, 300]));
+        let (mut sizes, mut first, mut wakes) = (vec![], 0, vec![]);
+        loop {
+            let range = PageRange::new(first, 1000);
+            match directory.apply(CONFIG, caller(0), &DirOp::HoldSome { range }, &mut wakes) {
+                Outcome::HeldSome { pages, frames, .. } => {
+                    assert_eq!(frames.len(), pages.len() as usize);
+                    assert!(pages.range().end.0 - pages.first().0 <= 64);
+                    sizes.push(pages.len());
+                    first = pages.range().end.0;
+                    let commit = DirOp::CommitSome { pages, remove: true };
+                    let stranger = directory.apply(CONFIG, caller(1), &commit, &mut wakes);
+                    assert_eq!(stranger, Outcome::Refused(DirError::Invalid));
+                    let done = directory.apply(CONFIG, caller(0), &commit, &mut wakes);
+                    assert_eq!(done, Outcome::Done);
+                }
+                Outcome::NoPage => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(sizes, [32, 8, 1, 1]);
+        assert!(directory.entries.is_empty() && wakes.is_empty());
+    }
+
+    #[test]
+    fn a_holder_of_pages_does_not_wait_for_another() {
+        let mut directory = with_pages(0..4);
+        let mut wakes = vec![];
+        let mut hold = |by, first| {
+            let op = DirOp::HoldSome { range: PageRange::new(first, 9) };
+            directory.apply(CONFIG, caller(by), &op, &mut wakes)
+        };
+        let held = |outcome| match outcome {
+            Outcome::HeldSome { pages, .. } => pages,
+            other => panic!("{other:?}"),
+        };
+        let upper = held(hold(0, 2));
+        let lower = held(hold(1, 0));
+        assert!(lower.iter().map(|p| p.0).eq([0, 1]) && upper.iter().map(|p| p.0).eq([2, 3]));
+        assert_eq!(hold(2, 0), Outcome::Queued);
+        let commit = DirOp::CommitSome { pages: lower, remove: false };
+        assert_eq!(directory.apply(CONFIG, caller(1), &commit, &mut wakes), Outcome::Done);
+        assert_eq!(wakes, [caller(2)]);
     }
 }

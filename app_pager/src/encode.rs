@@ -69,6 +69,8 @@ wire_enum!(DirOp {
     9 => HandOver { to: to }
     10 => Destroy {}
     11 => Census { node: node }
+    12 => HoldSome { range: range }
+    13 => CommitSome { pages: pages, remove: remove }
 });
 
 wire_enum!(Outcome {
@@ -82,12 +84,11 @@ wire_enum!(Outcome {
     8 => Queued {}
     9 => Refused { 0: error }
     10 => Census { 0: census }
+    11 => HeldSome { pages: pages, frames: frames, mapped: mapped, status: status }
 });
 
 wire_enum!(Request {
-    1 => Revoke { task: task, page: page, free: free }
     2 => Alloc { clean: clean }
-    3 => Free { frame: frame }
     4 => Dir { task: task, op: op }
     5 => Enter { task: task, master: master, thread: thread, new_space: new_space }
     6 => Depart { task: task, thread: thread, keep: keep }
@@ -95,6 +96,8 @@ wire_enum!(Request {
     8 => Leave { task: task }
     9 => Forget { task: task }
     10 => FreeThread { thread: thread }
+    11 => Revoke { task: task, pages: pages, free: free }
+    12 => Free { frames: frames }
 });
 
 wire_enum!(Confirm {
@@ -134,6 +137,7 @@ wire_enum!(Reply {
     5 => Again {}
     6 => Refused { 0: error }
     7 => Census { 0: census }
+    8 => Part { count: count, status: status, next: next }
 });
 
 /// A request with who waits for the confirmation.
@@ -221,7 +225,7 @@ mod tests {
 
     #[test]
     fn replies_round_trip() {
-        round_trips::<Reply>(3, 7, |w| w[0]);
+        round_trips::<Reply>(3, 8, |w| w[0]);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub enum Event {
     Woken(LaneId),
     /// The fault reply is sent.
     Mapped(LaneId),
-    /// The kernel has unmapped the frame; its mappings had been used like this.
+    /// The kernel has unmapped the frames; their mappings had been used like this.
     Unmapped(Who, Status),
     /// The root pager has unmapped the frames.
     RootUnmapped(LaneId, Status),
@@ -184,12 +184,12 @@ pub enum Action {
         /// With these rights.
         rights: Rights,
     },
-    /// Unmap a frame from everybody this pager mapped it to.
+    /// Unmap frames from everybody this pager mapped them to.
     Unmap {
         /// The thread that does it.
         who: Who,
-        /// The frame.
-        frame: Frame,
+        /// The frames: at least one.
+        frames: Vec<Frame>,
     },
     /// Have the root pager unmap frames from everybody, pagers included; it maps them to the
     /// pagers again.

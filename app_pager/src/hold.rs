@@ -4,10 +4,11 @@ use crate::config::UnmapVariant;
 use crate::directory::{DirError, DirOp, Filter, Update};
 use crate::event::Action;
 use crate::ids::{Frame, LaneId, NodeSet, PageNo, PageRange, Status, TaskId, Who};
-use crate::lane::{Held, Job, Next, PageOp, Phase, Target, Wait};
-use crate::message::Request;
+use crate::lane::{Held, Job, Lane, Next, PageOp, Phase, Target, Wait};
+use crate::message::{ClientCall, Reply, Request};
 use crate::page::PageState;
 use crate::pager::{Deferred, Out, Pager};
+use crate::pageset::PageSet;
 use crate::plan;
 use crate::region::Region;
 use alloc::collections::VecDeque;
@@ -51,13 +52,84 @@ impl Pager {
         if range.is_empty() {
             return;
         }
-        self.lane(lane).pages = Some((range, op));
+        if op.is_parted() && self.is_long_enough(lane, range.first) {
+            return;
+        }
+        let l = self.lane(lane);
+        l.pages = Some((range, op));
+        if matches!(op, PageOp::Unmap | PageOp::Discard) {
+            return self.ask(lane, DirOp::HoldSome { range }, out);
+        }
+        l.worked += 1;
         let filter = match op {
             PageOp::AllocOn(_) => Filter::Exact,
             PageOp::Vacate(node) => Filter::MappedAt(node),
             _ => Filter::Existing,
         };
         self.ask(lane, DirOp::Hold { range, filter }, out);
+    }
+
+    /// A call that has worked on as many pages as one may ends here: the client asks again for the rest,
+    /// and others are served in between.
+    fn is_long_enough(&mut self, lane: LaneId, next: PageNo) -> bool {
+        let most = self.config.part;
+        let l = self.lane(lane);
+        let calls = matches!(l.job, Some(Job::Call { call, .. }) if call != ClientCall::EndTask);
+        let enough = calls && l.worked >= most;
+        if enough {
+            l.answer = Some(Reply::Part { count: l.count, status: l.total, next });
+        }
+        enough
+    }
+
+    /// The lane holds the pages: they go from all nodes, and then the next ones of the range.
+    pub(crate) fn some_granted(
+        &mut self,
+        lane: LaneId,
+        pages: PageSet,
+        frames: Vec<Frame>,
+        mapped: NodeSet,
+        status: Status,
+    ) {
+        let root = self.config.unmap == UnmapVariant::Root;
+        let l = self.lane(lane);
+        let Some((range, op)) = l.pages else { return };
+        let remove = op == PageOp::Discard;
+        l.worked += u64::from(pages.len());
+        l.count += u64::from(pages.len());
+        l.total = l.total.union(status);
+        let told = if root { frames.clone() } else { Vec::new() };
+        let revoke = Phase::RevokeSome { pages, told: mapped, frames: told };
+        let commit = Phase::Ask(DirOp::CommitSome { pages, remove });
+        let free = if remove { Phase::Free(frames) } else { Phase::Free(Vec::new()) };
+        let rest = Phase::Pages(PageRange { first: pages.range().end, ..range }, op);
+        l.push_front([revoke, commit, free, rest]);
+    }
+
+    pub(crate) fn begin_revoke_some(
+        &mut self,
+        lane: LaneId,
+        pages: PageSet,
+        told: NodeSet,
+        frames: Vec<Frame>,
+        out: &mut Out,
+    ) {
+        let (me, task) = (self.config.node, self.lane(lane).task);
+        if self.config.unmap == UnmapVariant::Root {
+            if !told.is_empty() {
+                self.gather(lane, [], 1, out);
+                out.push(Action::RootUnmap { lane, frames });
+            }
+            return;
+        }
+        let own = told.contains(me);
+        let request = Request::Revoke { task, pages, free: None };
+        // The own unmap overlaps with those of the others.
+        let others = told.without(me);
+        self.gather(lane, others.iter().map(|to| (to, request.clone())), u32::from(own), out);
+        if own {
+            self.revoke_here(Who::Lane(lane), task, pages, out);
+        }
     }
 
     pub(crate) fn begin_alloc(
@@ -160,10 +232,10 @@ impl Pager {
         for &frame in frames.iter().filter(|f| f.node == me) {
             let _ = self.pool.free(frame, false);
         }
-        let elsewhere = frames.iter().filter(|f| f.node != me);
-        let requests: Vec<_> =
-            elsewhere.map(|&frame| (frame.node, Request::Free { frame })).collect();
-        self.gather(lane, requests, 0, out);
+        let nodes: NodeSet = frames.iter().map(|f| f.node).collect();
+        let of = |node| frames.iter().copied().filter(|f| f.node == node).collect();
+        let request = |node| (node, Request::Free { frames: of(node) });
+        self.gather(lane, nodes.without(me).iter().map(request), 0, out);
     }
 
     pub(crate) fn begin_revoke(&mut self, lane: LaneId, targets: &[Target], out: &mut Out) {
@@ -182,11 +254,12 @@ impl Pager {
         }
         let own = targets.iter().filter(|t| t.node == me).count() as u32;
         let others = targets.iter().filter(|t| t.node != me);
-        let requests = others.map(|t| (t.node, Request::Revoke { task, page, free: t.free }));
+        let pages = PageSet::one(page);
+        let requests = others.map(|t| (t.node, Request::Revoke { task, pages, free: t.free }));
         // The own unmap overlaps with those of the others.
         self.gather(lane, requests.collect::<Vec<_>>(), own, out);
         if own > 0 {
-            self.revoke_here(Who::Lane(lane), task, page, out);
+            self.revoke_here(Who::Lane(lane), task, pages, out);
         }
     }
 
@@ -229,25 +302,31 @@ impl Pager {
         }
     }
 
-    /// A node has unmapped the held page.
-    pub(crate) fn on_revoked(&mut self, lane: LaneId, status: Status, out: &mut Out) {
-        if let Some(held) = self.lanes.get_mut(usize::from(lane.0)).and_then(|l| l.held.as_mut()) {
-            held.status = held.status.union(status);
-            self.gathered_one(lane, out);
+    /// Unmapped mappings of what the lane holds had been used like this.
+    pub(crate) fn note_status(&mut self, lane: LaneId, status: Status) {
+        let Some(l) = self.lanes.get_mut(usize::from(lane.0)) else { return };
+        match &mut l.held {
+            Some(held) => held.status = held.status.union(status),
+            None => l.total = l.total.union(status),
         }
     }
 
-    /// Unmaps a page of a task from this node; `who` is told when it is done.
-    pub(crate) fn revoke_here(&mut self, who: Who, task: TaskId, page: PageNo, out: &mut Out) {
+    /// A node has unmapped what the lane holds.
+    pub(crate) fn on_revoked(&mut self, lane: LaneId, status: Status, out: &mut Out) {
+        self.note_status(lane, status);
+        self.gathered_one(lane, out);
+    }
+
+    /// Unmaps pages of a task from this node; `who` is told when it is done.
+    pub(crate) fn revoke_here(&mut self, who: Who, task: TaskId, pages: PageSet, out: &mut Out) {
         for (i, l) in self.lanes.iter_mut().enumerate() {
-            let asks =
-                matches!(l.wait, Wait::Directory(DirOp::Resolve { page: p, .. }) if p == page);
+            let asks = matches!(l.wait, Wait::Directory(DirOp::Resolve { page, .. }) if pages.contains(page));
             // Its answer may be on its way already, and be older than this revocation.
             if asks && l.task == task && who != Who::Lane(LaneId(i as u8)) {
                 l.stale = true;
             }
         }
-        self.deferred.push(Deferred { who, task, page });
+        self.deferred.push(Deferred { who, task, pages });
         self.start_deferred(out);
     }
 
@@ -258,14 +337,14 @@ impl Pager {
             return;
         }
         let lanes = &self.lanes;
-        let blocked =
-            |d: &Deferred| lanes.iter().any(|l| l.task == d.task && l.mapping == Some(d.page));
+        let maps = |l: &Lane, d: &Deferred| l.mapping.is_some_and(|page| d.pages.contains(page));
+        let blocked = |d: &Deferred| lanes.iter().any(|l| l.task == d.task && maps(l, d));
         let (wait, go): (Vec<_>, Vec<_>) = self.deferred.drain(..).partition(blocked);
         self.deferred = wait;
-        for Deferred { who, task, page } in go {
-            let cached = self.tasks.get_mut(&task).and_then(|t| t.cache.remove(&page));
-            match cached {
-                Some(cached) => out.push(Action::Unmap { who, frame: cached.frame }),
+        for Deferred { who, task, pages } in go {
+            let frames = self.tasks.get_mut(&task).map(|t| t.forget_mapped(pages));
+            match frames.filter(|frames| !frames.is_empty()) {
+                Some(frames) => out.push(Action::Unmap { who, frames }),
                 None => self.on_unmapped(who, Status::empty(), out),
             }
         }

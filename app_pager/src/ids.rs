@@ -71,6 +71,12 @@ impl PageRange {
         self.first.0 >= self.end.0
     }
 
+    /// Whether it ends before it begins: nobody means that.
+    #[must_use]
+    pub const fn is_reversed(self) -> bool {
+        self.first.0 > self.end.0
+    }
+
     /// Whether `page` lies inside.
     #[must_use]
     pub const fn contains(self, page: PageNo) -> bool {

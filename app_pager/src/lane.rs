@@ -9,6 +9,7 @@ use crate::ids::{Frame, NodeSet, PageNo, PageRange, Status, TaskId};
 use crate::members::MemberView;
 use crate::message::{ClientCall, Request};
 use crate::page::{Mode, PageState};
+use crate::pageset::PageSet;
 use crate::region::Region;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -72,6 +73,15 @@ pub enum PageOp {
     AllocOn(NodeId),
     /// Unmap from a node that the task leaves.
     Vacate(NodeId),
+}
+
+impl PageOp {
+    /// Whether a client's call may end in the middle of the range: it asks again for the rest. Others are
+    /// steps of something larger.
+    #[must_use]
+    pub const fn is_parted(self) -> bool {
+        !matches!(self, Self::MarkNextTouch | Self::Vacate(_))
+    }
 }
 
 /// The frame to map.
@@ -139,6 +149,15 @@ pub enum Phase {
     },
     /// Unmap the held page from nodes.
     Revoke(Vec<Target>),
+    /// Unmap pages held together.
+    RevokeSome {
+        /// The pages.
+        pages: PageSet,
+        /// Nodes that may have any of them mapped.
+        told: NodeSet,
+        /// Their frames, if the root pager unmaps.
+        frames: Vec<Frame>,
+    },
     /// Copy to the new frame.
     Copy(Frame),
     /// Answer the fault with a mapping.
@@ -249,6 +268,8 @@ pub struct Lane {
     pub created: Option<ThreadId>,
     /// Answer for the client.
     pub answer: Option<crate::message::Reply>,
+    /// Pages held so far for the call.
+    pub worked: u64,
     /// Pages done.
     pub count: u64,
     /// Their status bits.

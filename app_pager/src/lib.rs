@@ -31,6 +31,7 @@ pub mod numbers;
 pub mod op;
 pub mod page;
 pub mod pager;
+pub mod pageset;
 pub mod plan;
 pub mod pool;
 pub mod region;

@@ -2,18 +2,20 @@
 
 use crate::directory::{Census, DirError, DirOp, Outcome};
 use crate::ids::{Frame, NodeSet, PageNo, PageRange, Status, TaskId};
+use crate::pageset::PageSet;
 use crate::region::{Policy, Region};
+use alloc::vec::Vec;
 use l4abi::{CpuId, NodeId, ThreadId};
 
 /// A request of a pager thread to the worker of a pager. Workers answer each with one [`Confirm`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Request {
-    /// Unmap a page of a task from this node; then free a frame of this node's pool.
+    /// Unmap pages of a task from this node; then free a frame of this node's pool.
     Revoke {
         /// The task.
         task: TaskId,
-        /// The page.
-        page: PageNo,
+        /// The pages.
+        pages: PageSet,
         /// The frame to free.
         free: Option<Frame>,
     },
@@ -22,10 +24,10 @@ pub enum Request {
         /// Whether it must be zero.
         clean: bool,
     },
-    /// Free a frame of this node.
+    /// Free frames of this node.
     Free {
-        /// The frame.
-        frame: Frame,
+        /// The frames: at least one, at most [`MAX_REPLICAS`](crate::page::MAX_REPLICAS).
+        frames: Vec<Frame>,
     },
     /// Perform an operation on the directory that this node keeps.
     Dir {
@@ -142,6 +144,38 @@ pub enum ClientCall {
 }
 
 impl ClientCall {
+    /// The range it is about, if it is about one.
+    #[must_use]
+    pub const fn range(self) -> Option<PageRange> {
+        match self {
+            Self::AddRegion(range, _)
+            | Self::MakeLocal(range)
+            | Self::SetPolicy(range, _)
+            | Self::AllocOn(range, _)
+            | Self::Unmap(range)
+            | Self::Discard(range)
+            | Self::MigratePages(range, _)
+            | Self::Replicate(range) => Some(range),
+            _ => None,
+        }
+    }
+
+    /// The same for another range; a call that is about none stays as it is.
+    #[must_use]
+    pub const fn with_range(self, range: PageRange) -> Self {
+        match self {
+            Self::AddRegion(_, region) => Self::AddRegion(range, region),
+            Self::MakeLocal(_) => Self::MakeLocal(range),
+            Self::SetPolicy(_, policy) => Self::SetPolicy(range, policy),
+            Self::AllocOn(_, node) => Self::AllocOn(range, node),
+            Self::Unmap(_) => Self::Unmap(range),
+            Self::Discard(_) => Self::Discard(range),
+            Self::MigratePages(_, node) => Self::MigratePages(range, node),
+            Self::Replicate(_) => Self::Replicate(range),
+            other => other,
+        }
+    }
+
     /// Whether the call holds the membership of the task.
     #[must_use]
     pub const fn changes_membership(self) -> bool {
@@ -164,6 +198,16 @@ pub enum Reply {
         count: u64,
         /// Their status bits, joined.
         status: Status,
+    },
+    /// As [`Self::Pages`], but only the pages below `next` are done: ask again for the rest of the range.
+    /// Other threads are served in between.
+    Part {
+        /// Number of pages touched by the operation.
+        count: u64,
+        /// Their status bits, joined.
+        status: Status,
+        /// The first page that is not done.
+        next: PageNo,
     },
     /// The new thread.
     Thread(ThreadId),

@@ -1,9 +1,11 @@
 //! Operations on a task's directory and what they give; `directory.rs` performs them.
 
-use crate::ids::{Frame, NodeSet, PageNo, PageRange};
+use crate::ids::{Frame, NodeSet, PageNo, PageRange, Status};
 use crate::members::{HoldMembers, MemberView};
 use crate::page::PageState;
+use crate::pageset::PageSet;
 use crate::region::{Policy, Region};
+use alloc::vec::Vec;
 use l4abi::{NodeId, Rights, ThreadId};
 
 /// What the whole system does alike.
@@ -96,6 +98,19 @@ pub enum DirOp {
         /// For what.
         filter: Filter,
     },
+    /// Hold the first pages of `range` that have frames: up to one that somebody holds already, and
+    /// not more than one message speaks of.
+    HoldSome {
+        /// Where to look.
+        range: PageRange,
+    },
+    /// Let the pages that the caller holds go, unmapped from all nodes and their status bits reported.
+    CommitSome {
+        /// The pages.
+        pages: PageSet,
+        /// Whether they have no frames any more.
+        remove: bool,
+    },
     /// Change the page the caller holds and let it go.
     Commit {
         /// The page.
@@ -167,6 +182,17 @@ pub enum Outcome {
         home: NodeId,
         /// The region it lies in.
         region: Region,
+    },
+    /// The caller holds these pages now.
+    HeldSome {
+        /// Which.
+        pages: PageSet,
+        /// All their frames, at most [`MAX_REPLICAS`](crate::page::MAX_REPLICAS).
+        frames: Vec<Frame>,
+        /// Nodes that may have any of them mapped.
+        mapped: NodeSet,
+        /// Their status bits not yet reported, joined.
+        status: Status,
     },
     /// The pages are node-local: serve them without asking.
     Local {

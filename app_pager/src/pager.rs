@@ -10,6 +10,7 @@ use crate::ids::{Caller, Frame, LaneId, PageNo, TaskId, Who};
 use crate::lane::{Job, Lane, Phase, Wait};
 use crate::message::{ClientCall, Confirm, Reply, Request};
 use crate::numbers::IdPool;
+use crate::pageset::PageSet;
 use crate::pool::NodePool;
 use crate::store::{Slot, SlotOutcome};
 use crate::task::TaskRecord;
@@ -24,7 +25,7 @@ use l4abi::{NodeId, Rights, ThreadId};
 pub(crate) struct Deferred {
     pub who: Who,
     pub task: TaskId,
-    pub page: PageNo,
+    pub pages: PageSet,
 }
 
 /// A thread that departs, and who waits for its last fault to be answered.
@@ -204,11 +205,7 @@ impl Pager {
             Event::Request { from, request } => self.on_request(from, request, out),
             Event::Confirmed { lane, from, confirm } => self.on_confirmed(lane, from, confirm, out),
             Event::Gathered { lane, count, status } => {
-                if let Some(held) =
-                    self.lanes.get_mut(usize::from(lane.0)).and_then(|l| l.held.as_mut())
-                {
-                    held.status = held.status.union(status);
-                }
+                self.note_status(lane, status);
                 for _ in 0..count {
                     self.gathered_one(lane, out);
                 }
@@ -356,6 +353,9 @@ impl Pager {
                 self.begin_alloc(lane, node, clean, others, out)
             }
             Phase::Revoke(targets) => self.begin_revoke(lane, &targets, out),
+            Phase::RevokeSome { pages, told, frames } => {
+                self.begin_revoke_some(lane, pages, told, frames, out);
+            }
             Phase::Copy(from) => self.begin_copy(lane, from, out),
             Phase::Map(frame, rights) => self.begin_map(lane, frame, rights, out),
             Phase::Commit(next) => self.begin_commit(lane, next, out),
@@ -416,6 +416,9 @@ impl Pager {
             Outcome::Map { frame, rights, offered } => self.resolved(lane, frame, rights, offered),
             Outcome::Held { page, state, home, region } => {
                 self.hold_granted(lane, page, state, home, region);
+            }
+            Outcome::HeldSome { pages, frames, mapped, status } => {
+                self.some_granted(lane, pages, frames, mapped, status);
             }
             Outcome::Local { range, rights } => self.learned_local(lane, range, rights),
             Outcome::Members(view) => self.on_members(lane, view),

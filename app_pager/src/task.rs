@@ -1,8 +1,10 @@
 //! What a pager knows of a task: only what concerns its own node.
 
 use crate::ids::{Frame, PageNo};
+use crate::pageset::PageSet;
 use crate::region::RegionMap;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use l4abi::{NodeId, Rights, ThreadId};
 
 /// A mapping that this pager has made.
@@ -42,5 +44,10 @@ impl TaskRecord {
             locals: BTreeMap::new(),
             dummy: None,
         }
+    }
+
+    /// Takes what this pager has mapped of `pages` out of its table: the frames.
+    pub fn forget_mapped(&mut self, pages: PageSet) -> Vec<Frame> {
+        pages.iter().filter_map(|page| Some(self.cache.remove(&page)?.frame)).collect()
     }
 }

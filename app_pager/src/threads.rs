@@ -29,6 +29,7 @@ impl Pager {
         let single = self.config.dir.single_space;
         let valid = |node: NodeId| node.0 < self.config.dir.nodes;
         match call {
+            _ if call.range().is_some_and(PageRange::is_reversed) => self.invalid(lane),
             ClientCall::AddRegion(_, Region { policy: Policy::OnNode(node), .. })
                 if !valid(node) =>
             {

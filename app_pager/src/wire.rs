@@ -5,6 +5,7 @@
 
 use crate::ids::{Caller, Frame, LaneId, NodeSet, PageNo, PageRange, TaskId};
 use crate::page::MAX_REPLICAS;
+use crate::pageset::PageSet;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use l4abi::tag::MAX_WORDS;
@@ -167,6 +168,17 @@ wire_word!(Frame, v => (u64::from(v.node.0) << 32) | u64::from(v.index), w => {
 wire_struct!(PageRange { first, end });
 wire_struct!(Caller { node, lane });
 
+impl Wire for PageSet {
+    fn put(&self, out: &mut Words) {
+        self.first().put(out);
+        self.bits().put(out);
+    }
+
+    fn get<I: Iterator<Item = u64>>(input: &mut Reader<I>) -> Option<Self> {
+        Self::new(PageNo::get(input)?, u64::get(input)?)
+    }
+}
+
 impl<T: Wire> Wire for Option<T> {
     fn put(&self, out: &mut Words) {
         self.is_some().put(out);
@@ -201,7 +213,7 @@ impl<T: Wire> Wire for Box<T> {
     }
 }
 
-/// The frames of a page: at least one, at most [`MAX_REPLICAS`].
+/// The frames of a page, or of pages that are worked on together: at least one, at most [`MAX_REPLICAS`].
 impl Wire for Vec<Frame> {
     fn put(&self, out: &mut Words) {
         out.push(self.len() as u64);

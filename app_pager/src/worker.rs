@@ -32,10 +32,12 @@ impl Pager {
         self.worker =
             Some(WorkerJob { caller, request: request.clone(), frame: None, dummy: None });
         match request {
-            Request::Revoke { task, page, .. } => self.revoke_here(Who::Worker, task, page, out),
+            Request::Revoke { task, pages, .. } => self.revoke_here(Who::Worker, task, pages, out),
             Request::Alloc { clean } => self.worker_alloc(clean, out),
-            Request::Free { frame } => {
-                let _ = self.pool.free(frame, false);
+            Request::Free { frames } => {
+                for frame in frames {
+                    let _ = self.pool.free(frame, false);
+                }
                 self.confirm(Confirm::Done, out);
             }
             Request::Dir { task, .. } => {

@@ -12,6 +12,7 @@ use app_pager::event::{Action, Event};
 use app_pager::ids::{Caller, Frame, LaneId, PAGE_LOG2, Status, TaskId, Who};
 use app_pager::layout::{MAX_LANES, frame_address};
 use app_pager::message::{Reply, Request};
+use app_pager::page::MAX_REPLICAS;
 use app_pager::store::Slot;
 use l4abi::{Fpage, NodeId, Rights, ThreadId, Time};
 use libl4::msg::Writer;
@@ -59,8 +60,8 @@ pub fn act(me: &mut Serving, action: Action, todo: &mut VecDeque<Action>) {
             map(thread, page.address(), frame, rights);
             me.step_into(todo, |pager, out| pager.handle(Event::Mapped(lane), out));
         }
-        Action::Unmap { who, frame } => {
-            let status = unmap(frame);
+        Action::Unmap { who, frames } => {
+            let status = unmap(&frames);
             me.step_into(todo, |pager, out| pager.handle(Event::Unmapped(who, status), out));
         }
         Action::RootUnmap { lane, frames } => {
@@ -217,9 +218,18 @@ fn map(thread: ThreadId, address: u64, frame: Frame, rights: Rights) {
     let _ = ipc::send(thread, Time::ZERO, message.tag(0));
 }
 
-fn unmap(frame: Frame) -> Status {
-    let fpage = Fpage::memory(frame_address(frame), PAGE_LOG2, Rights::RWX);
-    sys::unmap_one(fpage, false).rights()
+fn unmap(frames: &[Frame]) -> Status {
+    let mut status = Status::empty();
+    let mut fpages = [Fpage::NIL; MAX_REPLICAS];
+    for batch in frames.chunks(MAX_REPLICAS) {
+        let fpages = &mut fpages[..batch.len()];
+        for (fpage, &frame) in fpages.iter_mut().zip(batch) {
+            *fpage = Fpage::memory(frame_address(frame), PAGE_LOG2, Rights::RWX);
+        }
+        sys::unmap(fpages, false);
+        status = fpages.iter().fold(status, |bits, fpage| bits.union(fpage.rights()));
+    }
+    status
 }
 
 fn fill(frame: Frame, from: Option<Frame>) {

@@ -2,7 +2,7 @@
 
 use crate::world::{Client, Do, Ipc, Move, Note, Stage, World};
 use app_pager::event::{Action, Event, KernelCall, KernelRefused};
-use app_pager::ids::{Caller, LaneId, PageNo, TaskId, Who};
+use app_pager::ids::{Caller, LaneId, PageNo, PageRange, TaskId, Who};
 use app_pager::message::{ClientCall, Confirm, Reply};
 use app_pager::store::Slot;
 use l4abi::{CpuId, NodeId, Rights, ThreadId};
@@ -117,8 +117,9 @@ impl World {
                 self.map(Caller { node, lane }, thread, page, frame, rights);
                 self.feed(node, me, Event::Mapped(lane));
             }
-            Action::Unmap { who, frame } => {
-                let status = self.hw.unmap(frame, Some(node));
+            Action::Unmap { who, frames } => {
+                let gone = |s, &f| s | self.hw.unmap(f, Some(node));
+                let status = frames.iter().fold(Rights::empty(), gone);
                 self.feed(node, me, Event::Unmapped(who, status));
             }
             Action::RootUnmap { lane, frames } => {
@@ -202,9 +203,29 @@ impl World {
             return;
         }
         let (task, op) = (client.task, client.script[client.pc]);
-        client.results.push(reply);
-        client.pc += 1;
-        if let (Reply::Pages { status, .. }, Do::Call(ClientCall::Unmap(range))) = (reply, op)
+        let done = match (reply, op) {
+            (Reply::Part { status, next, .. }, Do::Call(call)) => {
+                // The rest is another call.
+                let range = call.range().expect("only ranges have parts");
+                let rest = PageRange { first: next, ..range };
+                if next <= range.first || next >= range.end {
+                    self.fail("a part that is none");
+                }
+                let client = &mut self.clients[i];
+                client.script[client.pc] = Do::Call(call.with_range(rest));
+                Some((status, PageRange { end: next, ..range }, call))
+            }
+            (Reply::Pages { status, .. }, Do::Call(call)) => {
+                call.range().map(|range| (status, range, call))
+            }
+            _ => None,
+        };
+        if !matches!(reply, Reply::Part { .. }) {
+            let client = &mut self.clients[i];
+            client.results.push(reply);
+            client.pc += 1;
+        }
+        if let Some((status, range, ClientCall::Unmap(_))) = done
             && status.contains(Rights::W)
         {
             self.written.retain(|&(t, p), _| t != task || !range.contains(p));

@@ -109,9 +109,46 @@ fn refusals_reach_the_client() {
     let bad = Do::Call(ClientCall::MigratePages(P0, NodeId(9)));
     let nowhere = Do::Call(ClientCall::Query(app_pager::ids::PageNo(99)));
     let taken = Do::Call(ClientCall::MakeLocal(PageRange::new(0, 2)));
-    let script: &[Do] = &[Do::Write(0), bad, nowhere, taken, Do::Read(50)];
+    let backwards = Do::Call(ClientCall::Discard(PageRange::new(3, 1)));
+    let script: &[Do] = &[Do::Write(0), bad, nowhere, taken, backwards, Do::Read(50)];
     let world = World::new(numa(2), Policy::FirstTouch, &[(0, script)]);
     let end = crate::check::run(world, 1);
-    let why = [DirError::Invalid, DirError::NoRegion, DirError::InUse, DirError::NoRegion];
+    let why = [
+        DirError::Invalid,
+        DirError::NoRegion,
+        DirError::InUse,
+        DirError::Invalid,
+        DirError::NoRegion,
+    ];
     assert_eq!(end.clients[0].results, why.map(Reply::Refused));
+}
+
+#[test]
+fn ranges_that_overlap() {
+    let pages = |first, end| PageRange::new(first, end);
+    let discard = Do::Call(ClientCall::Discard(pages(0, 3)));
+    let unmap = Do::Call(ClientCall::Unmap(pages(1, 4)));
+    let ready = |configs| {
+        let mut world = World::new(
+            configs,
+            Policy::FirstTouch,
+            &[(0, &[discard, Do::Write(1)]), (1, &[unmap, Do::Read(2)])],
+        );
+        // Page 1 is mapped on both nodes, page 2 on the other's, page 0 and 3 nowhere.
+        for (client, page) in [(0, 1), (1, 1), (1, 2)] {
+            world = crate::check::touch(world, client, Do::Write(page));
+        }
+        world
+    };
+    for (kind, configs) in [("shared", numa(2)), ("messages", messages(2))] {
+        for part in [1, 256] {
+            let with = |mut c: PagerConfig| {
+                c.part = part;
+                c
+            };
+            let world = ready(configs.clone().into_iter().map(with).collect());
+            prove(&format!("ranges overlap, {kind}, parts of {part}"), world.clone());
+            prove_progress(&format!("ranges overlap, {kind}, parts of {part}"), world);
+        }
+    }
 }

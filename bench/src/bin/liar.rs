@@ -11,6 +11,7 @@ use app_pager::encode::{ClientRequest, PagerRequest};
 use app_pager::ids::{Caller, Frame, LaneId, PageNo, PageRange, TaskId};
 use app_pager::layout::MAX_LANES;
 use app_pager::message::{ClientCall, Reply, Request};
+use app_pager::pageset::PageSet;
 use app_pager::region::{Policy, Region};
 use app_pager::rng::Rng;
 use app_pager::wire::Message;
@@ -118,6 +119,8 @@ fn nonsense(report: &mut Report) {
         ("backwards", ClientCall::AddRegion(backwards, region)),
         ("in use", ClientCall::AddRegion(client::pages(AT, PAGE), region)),
         ("local", ClientCall::MakeLocal(client::pages(AT, PAGE))),
+        ("unmap backwards", ClientCall::Unmap(backwards)),
+        ("discard backwards", ClientCall::Discard(backwards)),
         ("unknown", ClientCall::MakeLocal(unknown)),
         ("query", ClientCall::Query(unknown.first)),
     ];
@@ -149,8 +152,8 @@ fn forged(report: &mut Report) {
     let frame = Frame { node: topology::my_node(), index: 0 };
     let requests = [
         Request::Forget { task },
-        Request::Free { frame },
-        Request::Revoke { task, page: PageNo::of(AT), free: Some(frame) },
+        Request::Free { frames: [frame].into() },
+        Request::Revoke { task, pages: PageSet::one(PageNo::of(AT)), free: Some(frame) },
         Request::Alloc { clean: true },
         Request::DropDummy { task },
     ];
