@@ -237,6 +237,7 @@ pub fn handle(cpu: &PerCpu, line: u32) -> Next {
     };
     match place(handler.key(), handler.travel.target.get() as u16, cpu.number()) {
         Place::Here => {}
+        Place::Nobody => return resume(cpu, current),
         Place::At(to) | Place::Passing(to) => {
             crate::cross::pass_line(to, line);
             return resume(cpu, current);

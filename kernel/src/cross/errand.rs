@@ -5,7 +5,7 @@ use l4abi::error::IpcCode;
 use l4abi::syscall::SyscallNo;
 
 use crate::cross::transfer::End;
-use crate::cross::{must_stay, reach, transfer, would_cross};
+use crate::cross::{Reached, must_stay, reach, transfer, would_cross};
 use crate::ipc::result::{Phase, fail};
 use crate::ipc::timeout::{self, Deadline};
 use crate::sched::percpu::PerCpu;
@@ -67,21 +67,7 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
             t.set_state(State::Ready);
             crate::ipc::receive_phase(cpu, t, t.then_receive.get(), Next::Schedule)
         }
-        Errand::Send { dest, since } => match thread::lookup(dest) {
-            None => {
-                sched::clear_wakeup(cpu, t);
-                fail(cpu, t, Phase::Send, IpcCode::NoPartner, 0)
-            }
-            // It was queued here and moved away.
-            Some(d) if must_stay(t, d) => {
-                sched::clear_wakeup(cpu, t);
-                would_cross(cpu, t, d)
-            }
-            Some(d) if reach(cpu, t, d, Errand::Send { dest, since }) => {
-                send_here(cpu, t, d, since)
-            }
-            Some(_) => Next::Schedule,
-        },
+        Errand::Send { dest, since } => send(cpu, t, dest, since),
         Errand::Syscall { call } => {
             t.set_state(State::Ready);
             crate::syscall::run(cpu, t, call)
@@ -97,6 +83,33 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
         }
         Errand::End { partner, end } => transfer::end_partner(cpu, t, partner, end),
     }
+}
+
+/// The send phase of `t` to the thread with global id `dest`.
+fn send(cpu: &PerCpu, t: TcbRef, dest: u64, since: u64) -> Next {
+    match thread::lookup(dest) {
+        None => no_partner(cpu, t),
+        // It was queued here and moved away.
+        Some(d) if must_stay(t, d) => {
+            sched::clear_wakeup(cpu, t);
+            would_cross(cpu, t, d)
+        }
+        Some(d) => send_to(cpu, t, d, dest, since),
+    }
+}
+
+/// The same when a thread with that id was found a moment ago: `d`.
+pub fn send_to(cpu: &PerCpu, t: TcbRef, d: TcbRef, dest: u64, since: u64) -> Next {
+    match reach(cpu, t, d, Errand::Send { dest, since }) {
+        Reached::It => send_here(cpu, t, d, since),
+        Reached::NotYet => Next::Schedule,
+        Reached::Nobody => no_partner(cpu, t),
+    }
+}
+
+fn no_partner(cpu: &PerCpu, t: TcbRef) -> Next {
+    sched::clear_wakeup(cpu, t);
+    fail(cpu, t, Phase::Send, IpcCode::NoPartner, 0)
 }
 
 /// The send phase of `me`, which has come to the CPU of `dest`. If it was queued at `dest` before, it gets its turn

@@ -317,20 +317,31 @@ pub fn unpin(cpu: &PerCpu, t: TcbRef, home: u16) {
     go_home(cpu, t);
 }
 
-/// Brings `me` one step nearer to `other`. True if that is here; otherwise `me` is under way, or looks again in a
-/// moment, and runs `errand` then.
-pub fn reach(cpu: &PerCpu, me: TcbRef, other: TcbRef, errand: Errand) -> bool {
+/// Where a thread stands that wants to be where another is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// On its CPU, which is this one.
+    It,
+    /// Before an empty slot: it has been deleted.
+    Nobody,
+    /// Under way, or looking again in a moment.
+    NotYet,
+}
+
+/// Brings `me` one step nearer to `other`. If it is not there yet it runs `errand` when it is.
+pub fn reach(cpu: &PerCpu, me: TcbRef, other: TcbRef, errand: Errand) -> Reached {
     let other = thread::at_present(other);
     let at = place(other.key(), other.travel.target.get() as u16, cpu.number());
     match step(at, me.number().get(), other.number().get()) {
-        Step::Act => return true,
+        Step::Act => return Reached::It,
+        Step::GiveUp => return Reached::Nobody,
         Step::Follow(to) => {
             me.set_state(State::Remote);
             depart(cpu, me, to, errand);
         }
         Step::Wait => wait_a_moment(cpu, me, errand),
     }
-    false
+    Reached::NotYet
 }
 
 /// `me` looks again soon. The wake-up that it may have keeps its time meanwhile.
@@ -372,9 +383,9 @@ pub fn interrupt_errand(cpu: &PerCpu, t: TcbRef) {
 /// Has the system call of `me` done on the CPU of `t`.
 pub fn forward(cpu: &PerCpu, me: TcbRef, t: TcbRef, call: SyscallNo) -> Next {
     match reach(cpu, me, t, Errand::Syscall { call }) {
-        // It came here meanwhile.
-        true => crate::syscall::run(cpu, me, call),
-        false => Next::Schedule,
+        // It came here meanwhile, or is gone: the call looks for it again.
+        Reached::It | Reached::Nobody => crate::syscall::run(cpu, me, call),
+        Reached::NotYet => Next::Schedule,
     }
 }
 
@@ -393,16 +404,14 @@ pub fn would_cross(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
     fail(cpu, me, Phase::Send, IpcCode::WouldCross, offset)
 }
 
-/// Send phase of `me` to a thread on another CPU.
-pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> Next {
+/// Send phase of `me` to `dest`, which was found by its global id `id` and was not of this CPU. The id in its slot may be
+/// another by now.
+pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef, id: u64) -> Next {
     if must_stay(me, dest) {
         return would_cross(cpu, me, dest);
     }
     count(Counter::CrossIpc);
-    match reach(cpu, me, dest, Errand::Send { dest: dest.id.get(), since: 0 }) {
-        true => errand::send_here(cpu, me, dest, 0),
-        false => Next::Schedule,
-    }
+    errand::send_to(cpu, me, dest, id, 0)
 }
 
 /// Whether visiting `me`, about to wait for `awaited`, does so here: the partner lives on this CPU.

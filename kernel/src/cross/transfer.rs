@@ -8,7 +8,7 @@ use l4abi::error::IpcCode;
 use l4abi::tag::{MsgTag, TagFlags};
 
 use crate::cross::errand::Errand;
-use crate::cross::{depart, reach, wait_a_moment};
+use crate::cross::{Reached, depart, reach, wait_a_moment};
 use crate::ipc::result::{self, Phase};
 use crate::ipc::{cancel, kernel_msg};
 use crate::sched::percpu::PerCpu;
@@ -69,7 +69,7 @@ impl Cpu for Here<'_> {
     }
 
     fn reach(&mut self, me: TcbRef, other: TcbRef, go: Go<TcbRef, End>) -> bool {
-        reach(self.0, me, other, go.into())
+        reach(self.0, me, other, go.into()) != Reached::NotYet
     }
 
     fn send_home(&mut self, t: TcbRef, whose: TcbRef, go: Go<TcbRef, End>) {

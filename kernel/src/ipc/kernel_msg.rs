@@ -118,7 +118,7 @@ pub fn raise(cpu: &PerCpu, t: TcbRef, ipc: KernelIpc, to: u64, outer: Outer) -> 
     trace::ipc_send(t, dest, true);
     if dest.key().cpu() != t.key().cpu() {
         t.partner.set(None);
-        return crate::cross::send(cpu, t, dest);
+        return crate::cross::send(cpu, t, dest, to);
     }
     if dest.state() == State::Waiting && takes(dest, t) {
         return match begin_transfer(cpu, t, dest) {

@@ -23,7 +23,7 @@ use l4abi::id::ThreadId;
 use l4abi::syscall::SyscallNo;
 use l4abi::tag::{MAX_WORDS, MsgTag, TagFlags};
 
-use crate::cross::errand::Errand;
+use crate::cross::{Reached, errand::Errand, reach};
 use crate::ipc::result::{Phase, fail};
 use crate::ipc::transfer::Outcome;
 use crate::sched::percpu::PerCpu;
@@ -176,7 +176,9 @@ fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
     }
     trace::ipc_send(me, dest, false);
     if dest.key().cpu() != me.key().cpu() {
-        return crate::cross::send(cpu, me, dest);
+        // Under a local id, and as redirector, goes whoever is there.
+        let named = ThreadId::from_raw(to).is_local() || me.key().has(Key::REDIRECTED);
+        return crate::cross::send(cpu, me, dest, if named { dest.id.get() } else { to });
     }
     send_local(cpu, me, dest, None)
 }
@@ -254,7 +256,7 @@ fn propagate(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> bool {
             let waits = matches!(v.state(), State::Waiting | State::Remote)
                 && v.awaited.get() == me.id.get();
             let call = SyscallNo::Ipc;
-            if waits && !crate::cross::reach(cpu, me, v, Errand::Syscall { call }) {
+            if waits && reach(cpu, me, v, Errand::Syscall { call }) == Reached::NotYet {
                 return false;
             }
             me.virtual_sender.set(v.id.get());

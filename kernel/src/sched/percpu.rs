@@ -77,7 +77,7 @@ pub struct PerCpu {
 const _: () = assert!(offset_of!(PerCpu, current) == 0 && offset_of!(PerCpu, root) < 64);
 
 impl PerCpu {
-    /// The state of a CPU on which nothing ran yet. Its idle thread is the read-only zero page until
+    /// The state of a CPU on which nothing ran yet. Its idle thread is nobody, read-only, until
     /// [`PerCpu::start`].
     pub fn new(identity: &Identity) -> Self {
         let idle = thread::slot(0);

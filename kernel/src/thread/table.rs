@@ -9,12 +9,12 @@ use crate::arch::x86_64::cpulocal::forget_page;
 use crate::thread::tcb::{Tcb, TcbRef};
 
 /// The slot of thread number `number` (masked to the array). Never faults: slots without a thread show a page
-/// of zeros, in which the id never matches.
+/// in which the id never matches and the key names no CPU; it is read-only.
 #[inline(always)]
 pub fn slot(number: u32) -> TcbRef {
     let at = tcb_slot(ThreadNo::new(number)).as_u64();
-    // SAFETY: every slot of the array is mapped at all times, to a TCB or to the shared zero page, and both
-    // are valid `Tcb`s (all-zero is: `Option`s are none, enums have a variant 0, no references). TCBs are
+    // SAFETY: every slot of the array is mapped at all times, to a TCB or to the page of nobody, and both
+    // are valid `Tcb`s (all-zero but for the key is: `Option`s are none, enums have a variant 0, no references). TCBs are
     // changed through `Cell`s by their owning CPU with interrupts off, and through atomics by others.
     unsafe { &*(at as *const Tcb) }
 }

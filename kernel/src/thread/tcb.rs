@@ -2,8 +2,8 @@
 //!
 //! The fields are grouped by who touches them (l4-smp 8.6): first the line that IPC needs, then what only the
 //! owning CPU touches (`Cell`), then what other CPUs read or write (atomics). A `&Tcb` is always valid, because
-//! every slot of the array is always mapped; slots without a thread show a read-only page of zeros, so a field
-//! may be written only after the id was compared.
+//! every slot of the array is always mapped; slots without a thread show a read-only page of nobody, so a field
+//! may be written only on the CPU that the key names.
 
 use core::cell::Cell;
 use core::mem::{offset_of, size_of};

@@ -26,7 +26,7 @@ pub mod pending;
 pub mod post;
 pub mod transfer;
 
-use crate::ipc::Key;
+use crate::ipc::{Key, State};
 use l4abi::id::ThreadId;
 
 /// The CPU number in the key of a thread in transit.
@@ -43,12 +43,16 @@ pub enum Place {
     Coming,
     /// It is under way to another CPU, or was a moment ago.
     Passing(u16),
+    /// There is no such thread any more. It may go at any moment, so this may be seen although a look-up has just found
+    /// the thread.
+    Nobody,
 }
 
 /// Where the thread with this key and target is, seen from CPU `here`.
 #[inline]
 pub fn place(key: Key, target: u16, here: u16) -> Place {
     match key.cpu() {
+        _ if key.state() == State::Absent => Place::Nobody,
         cpu if cpu == here => Place::Here,
         NOWHERE if target == here => Place::Coming,
         NOWHERE => Place::Passing(target),
@@ -75,6 +79,8 @@ pub enum Step {
     Follow(u16),
     /// Stays here and looks again in a moment.
     Wait,
+    /// What finding nobody means for its business.
+    GiveUp,
 }
 
 /// The next step of thread number `me` towards thread number `other`, which is at `place`.
@@ -85,6 +91,7 @@ pub enum Step {
 pub fn step(place: Place, me: u32, other: u32) -> Step {
     match place {
         Place::Here => Step::Act,
+        Place::Nobody => Step::GiveUp,
         Place::At(cpu) => Step::Follow(cpu),
         Place::Coming => Step::Wait,
         Place::Passing(_) if me < other => Step::Wait,
@@ -95,7 +102,6 @@ pub fn step(place: Place, me: u32, other: u32) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::State;
 
     #[test]
     fn places() {
@@ -104,6 +110,11 @@ mod tests {
         assert_eq!(place(at(4), 3, 3), Place::At(4), "an old target does not count at rest");
         assert_eq!(place(at(NOWHERE), 3, 3), Place::Coming);
         assert_eq!(place(at(NOWHERE), 4, 3), Place::Passing(4));
+        for (gone, here) in [(Key::ABSENT, 0), (Key::new(State::Absent, 3), 3)] {
+            assert_eq!(place(gone, 0, here), Place::Nobody, "nobody is of no CPU");
+            assert_eq!(step(Place::Nobody, 1, 2), Step::GiveUp);
+        }
+        assert!((0..NOWHERE).all(|cpu| Key::ABSENT.cpu() != cpu && !Key::ABSENT.lives_on(cpu)));
     }
 
     #[test]

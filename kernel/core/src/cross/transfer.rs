@@ -53,7 +53,7 @@ pub trait Cpu {
     fn look(&self, t: Self::Thread) -> View<Self::Thread>;
     /// Changes the state of a thread of this CPU.
     fn set_state(&mut self, t: Self::Thread, state: State);
-    /// Brings `me` one step nearer to `other` (`super::step`). True if that is here.
+    /// Brings `me` one step nearer to `other` (`super::step`). True if that is here, or nowhere.
     fn reach(
         &mut self,
         me: Self::Thread,

@@ -5,7 +5,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
-    /// The number has no thread. Zero, so that the shared zero page of absent threads reads as this.
+    /// The number has no thread.
     Absent = 0,
     /// Created, not activated.
     Inactive = 1,
@@ -135,6 +135,9 @@ impl Key {
     pub const INTERRUPT: u64 = 1 << 40;
     /// The thread is on a CPU that is not the one it runs on at user level (`crate::cross`).
     pub const VISITING: u64 = 1 << 41;
+    /// What a slot without a thread shows: no CPU owns it. Whoever has just found a thread there by its id, and compares
+    /// CPUs next, must not take it for his own when it was deleted in between.
+    pub const ABSENT: Self = Self::new(State::Absent, u16::MAX);
     /// Never equal to a thread's key: expected key of a CPU whose current thread is special.
     pub const NEVER: Self = Self(u64::MAX);
 

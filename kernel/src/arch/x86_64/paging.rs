@@ -2,7 +2,7 @@
 //!
 //! For every node a *node space* is built in the node's memory: pool windows, kernel image with the
 //! node's replicas of text and read-only data, stub page, interrupt table, CPU table, device registers
-//! and the array of thread control blocks, all of whose slots show one zero page. A CPU's root then is a
+//! and the array of thread control blocks, all of whose slots show one page of nobody's. A CPU's root then is a
 //! copy of the node space's root with own tables on the way to its CPU-local window: three tables more.
 //! Everything below is shared with the other CPUs of the node (docs/design/architecture.md, section 1).
 //!
@@ -10,9 +10,11 @@
 //! from user level; everything is global; nothing but pool memory is in the windows.
 
 use core::arch::asm;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kcore::fixed::FixedVec;
+use kcore::ipc::Key;
 use kcore::layout::{self, PAGE_SIZE, cpu_local};
 use kcore::paging::{Flags, MapError, Mapper, PageSize, TableMemory};
 use kcore::pool::Pools;
@@ -24,6 +26,7 @@ use super::tables::PoolTables;
 use super::{entry, gdt, idt, image, ioapic};
 use crate::cpu::{CpuBlock, Identity, NodePage};
 use crate::syscall::STUB_STRIDE;
+use crate::thread::tcb::Tcb;
 use crate::util::sealed;
 use l4abi::syscall::SyscallNo;
 
@@ -159,7 +162,7 @@ pub fn build_node_space(
     let mut page = || pages(1).ok_or(MapError::OutOfMemory);
     let node_page = page()?;
     let no_ports = page()?;
-    let zero_page = page()?;
+    let nobody = page()?;
     let idt = page()?;
     let stubs = page()?;
     let mut space = Builder::new(tables)?;
@@ -180,13 +183,14 @@ pub fn build_node_space(
         let virt = VirtAddr::new(ioapic::virt(n));
         space.page(virt, PhysAddr::new(chip.phys).page_base(), DEVICE)?;
     }
-    map_tcb_array(&mut space, zero_page)?;
+    map_tcb_array(&mut space, nobody)?;
     // SAFETY: fresh pages of the pool, reached through its window; nobody else knows them.
     unsafe {
         window(idt).write_bytes(0, PAGE_SIZE as usize);
         idt::write_table(window(idt));
         window(directory).cast::<Pools>().write(parts.pools.clone());
         window(no_ports).write_bytes(0xff, PAGE_SIZE as usize);
+        window(nobody).add(offset_of!(Tcb, key)).cast::<u64>().write(Key::ABSENT.0);
         // What is not a stub is `int3`.
         window(stubs).write_bytes(0xcc, PAGE_SIZE as usize);
         for &call in SyscallNo::ALL {
@@ -235,12 +239,12 @@ pub fn seal() {
     }
 }
 
-/// Every slot shows the zero page, through one leaf table for the whole array.
-fn map_tcb_array(space: &mut Builder<'_>, zero_page: PhysAddr) -> Result<(), MapError> {
+/// Every slot shows the page of nobody, all zero but for its key, through one leaf table for the whole array.
+fn map_tcb_array(space: &mut Builder<'_>, nobody: PhysAddr) -> Result<(), MapError> {
     const SLOTS_PER_TABLE: u64 = layout::TABLE_ENTRIES as u64;
     for slot in 0..SLOTS_PER_TABLE {
         let virt = layout::TCB_AREA.offset(slot * layout::TCB_SIZE);
-        space.page(virt, zero_page, KERNEL_R)?;
+        space.page(virt, nobody, KERNEL_R)?;
     }
     let way = space.mapper.walk(&space.tables, layout::TCB_AREA);
     let leaf = way.table_of_level(1).ok_or(MapError::NotMapped)?;

@@ -1,8 +1,8 @@
 //! Pages behind the slots of the TCB array.
 //!
 //! Every node has its own tables for the array (l4-smp 8.6, numa-l4 4.1.3). At first one leaf table per node
-//! serves all of it, and every slot shows the node's zero page; a group of 512 slots gets a leaf table of its
-//! own, on every node, when its first thread is created.
+//! serves all of it, and every slot shows the node's page of nobody, whose id is 0 and whose key names no CPU; a group of
+//! 512 slots gets a leaf table of its own, on every node, when its first thread is created.
 //!
 //! A CPU may still have the old translation of a slot after a change. Looking a thread up therefore drops the
 //! slot's translation and looks again before it says that there is no such thread (`thread::lookup`), so neither
@@ -32,8 +32,8 @@ struct NodeView {
     directory: AtomicU64,
     /// The leaf table that all slots shared at first.
     shared_leaf: AtomicU64,
-    /// The entry that shows the zero page.
-    zero_entry: AtomicU64,
+    /// The entry that shows the page of nobody.
+    nobody_entry: AtomicU64,
 }
 
 sealed! {
@@ -43,7 +43,7 @@ sealed! {
             node: AtomicU64::new(0),
             directory: AtomicU64::new(0),
             shared_leaf: AtomicU64::new(0),
-            zero_entry: AtomicU64::new(0),
+            nobody_entry: AtomicU64::new(0),
         }
     }; MAX_NODES];
 }
@@ -74,7 +74,7 @@ pub fn learn(node: NodeId, root: PhysAddr) {
     view.node.store(u64::from(node.get()), Ordering::Relaxed);
     view.directory.store(directory.as_u64(), Ordering::Relaxed);
     view.shared_leaf.store(leaf.as_u64(), Ordering::Relaxed);
-    view.zero_entry.store(read(leaf, 0), Ordering::Relaxed);
+    view.nobody_entry.store(read(leaf, 0), Ordering::Relaxed);
 }
 
 #[inline(always)]
@@ -106,7 +106,7 @@ impl NodeView {
         let node = NodeId::new(self.node.load(Ordering::Relaxed) as u8);
         let fresh = memory::alloc_page_raw(node).ok()?;
         for slot in 0..TABLE_ENTRIES {
-            write(fresh, slot, self.zero_entry.load(Ordering::Relaxed));
+            write(fresh, slot, self.nobody_entry.load(Ordering::Relaxed));
         }
         // The content is the same as before, so no translation that anybody has becomes wrong.
         let directory = PhysAddr::new(self.directory.load(Ordering::Relaxed));
@@ -116,7 +116,7 @@ impl NodeView {
 
     #[inline(always)]
     fn is_free(&self, leaf: PhysAddr, number: ThreadNo) -> bool {
-        read(leaf, number.index() % TABLE_ENTRIES) == self.zero_entry.load(Ordering::Relaxed)
+        read(leaf, number.index() % TABLE_ENTRIES) == self.nobody_entry.load(Ordering::Relaxed)
     }
 
     #[inline(always)]
@@ -153,18 +153,18 @@ fn give_up(number: ThreadNo, page: PhysAddr) {
     for view in views() {
         let leaf = view.leaf(number);
         if read(leaf, number.index() % TABLE_ENTRIES) & ADDRESS == page.as_u64() {
-            view.show(leaf, number, view.zero_entry.load(Ordering::Relaxed));
+            view.show(leaf, number, view.nobody_entry.load(Ordering::Relaxed));
         }
     }
     forget(number);
 }
 
-/// Shows the zero page in the slot of `number`, which has a page of its own, again.
+/// Shows the page of nobody in the slot of `number`, which has a page of its own, again.
 #[inline(always)]
 pub fn unmap(number: ThreadNo) {
     let _guard = CHANGE.lock();
     for view in views() {
-        view.show(view.leaf(number), number, view.zero_entry.load(Ordering::Relaxed));
+        view.show(view.leaf(number), number, view.nobody_entry.load(Ordering::Relaxed));
     }
     forget(number);
 }
@@ -196,12 +196,12 @@ pub fn present() -> impl Iterator<Item = ThreadNo> {
     views().next().into_iter().flat_map(|view| {
         let directory = PhysAddr::new(view.directory.load(Ordering::Relaxed));
         let shared = view.shared_leaf.load(Ordering::Relaxed);
-        let zero = view.zero_entry.load(Ordering::Relaxed) & ADDRESS;
+        let nobody = view.nobody_entry.load(Ordering::Relaxed) & ADDRESS;
         (0..TABLE_ENTRIES).flat_map(move |group| {
             let leaf = read(directory, group) & ADDRESS;
             let slots = if leaf == shared { 0 } else { TABLE_ENTRIES };
             (0..slots)
-                .filter(move |&n| read(PhysAddr::new(leaf), n) & ADDRESS != zero)
+                .filter(move |&n| read(PhysAddr::new(leaf), n) & ADDRESS != nobody)
                 .map(move |n| ThreadNo::new((group * TABLE_ENTRIES + n) as u32))
         })
     })

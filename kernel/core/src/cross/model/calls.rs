@@ -120,6 +120,7 @@ impl World {
         let at = place(Key::new(State::Ready, cpu), target, here);
         match step(at, me as u32, other as u32) {
             Step::Act => return true,
+            Step::GiveUp => unreachable!("nobody is deleted here"),
             Step::Follow(to) => {
                 self.t[me].state = State::Remote;
                 self.depart(me, to, errand);

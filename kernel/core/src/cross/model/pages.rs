@@ -3,8 +3,9 @@
 //! the thread from CPU to CPU by its slot alone, as partners in a transfer do.
 //!
 //! Whether the seeker believes what a slot shows is decided by the kernel's own [`shows_past`], where it goes by [`place`] and
-//! [`step`]. In every state: nobody reads a page that was given back. When the seeker acts, the thread is on its CPU; when it
-//! finds nobody, there is nobody. From every state it ends.
+//! [`step`]. It looks at the id first and then, in a step of its own, at the key: meanwhile its CPU does nothing else, but others
+//! do, and the translation that it used may be gone. In every state: nobody reads a page that was given back. When the
+//! seeker acts, the thread is on its CPU; when it finds nobody, there was nobody. From every state it ends.
 
 use super::{CPUS, Histories, explore, is_caught};
 use crate::cross::{NOWHERE, Step, place, shows_past, step};
@@ -15,8 +16,8 @@ const N: u32 = 5;
 const M: u32 = 6;
 const SEEKER: u32 = 7;
 const PAGES: usize = 3;
-/// The page of zeros that slots without a thread show.
-const ZEROS: usize = PAGES;
+/// The page of nobody, which slots without a thread show.
+const NOBODY: usize = PAGES;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Broken {
@@ -27,6 +28,8 @@ enum Broken {
     FreesAtOnce,
     /// A page moves and nobody is told.
     MovesSilently,
+    /// The page of nobody is all zero: its key says CPU 0.
+    NobodyIsOfCpu0,
 }
 
 /// A page as a control block.
@@ -55,6 +58,8 @@ struct World {
     of_other: Option<usize>,
     /// Where the seeker is, and where it is under way to.
     seeker: (u16, u16),
+    /// It has seen the right number in the slot and not yet read the key.
+    found: bool,
     done: bool,
     /// What the others may still do.
     travels: u8,
@@ -77,6 +82,7 @@ impl World {
             kept: vec![1],
             of_other: None,
             seeker: (seeker, seeker),
+            found: false,
             done: false,
             travels: 2,
             deletions: 1,
@@ -84,34 +90,42 @@ impl World {
     }
 
     fn thread(&self) -> Option<&Page> {
-        (self.slot != ZEROS).then(|| &self.pages[self.slot])
+        (self.slot != NOBODY).then(|| &self.pages[self.slot])
     }
 
     /// CPU `cpu` reads the slot, by what it has cached if it has.
-    fn shown(&mut self, cpu: u16) -> Page {
+    fn shown(&mut self, cpu: u16) -> usize {
         let page = *self.cached[usize::from(cpu)].get_or_insert(self.slot);
         assert!(!self.pages[page].free, "a page that was given back is read: {self:?}");
-        self.pages[page]
+        page
     }
 
     fn forget(&mut self, cpu: u16) {
         self.cached[usize::from(cpu)] = None;
     }
 
-    /// The seeker, on CPU `here`, takes a step towards the thread.
-    fn seek(&mut self, here: u16) {
+    /// The seeker, on CPU `here`, looks at the id in the slot.
+    fn look(&mut self, here: u16) {
         let mut page = self.shown(here);
-        if self.broken != Broken::Believes && shows_past(page.id, N) {
+        if self.broken != Broken::Believes && shows_past(self.pages[page].id, N) {
             self.forget(here);
             page = self.shown(here);
         }
-        if page.id == 0 {
+        if self.pages[page].id == 0 {
             // The kernel would find that it has no partner any more, wherever it looks.
-            assert!(self.slot == ZEROS, "there is a thread: {self:?}");
+            assert!(self.slot == NOBODY, "there is a thread: {self:?}");
             self.done = true;
             return;
         }
-        match step(place(Key::new(State::Ready, page.cpu), page.target, here), SEEKER, N) {
+        self.found = true;
+    }
+
+    /// It reads the key and takes a step towards the thread.
+    fn seek(&mut self, here: u16) {
+        self.found = false;
+        let page = self.shown(here);
+        let target = self.pages[page].target;
+        match step(place(self.key(page), target, here), SEEKER, N) {
             Step::Act => {
                 let there = self.thread().map(|t| t.cpu);
                 assert_eq!(there, Some(here), "another CPU's thread: {self:?}");
@@ -119,6 +133,21 @@ impl World {
             }
             Step::Follow(to) => self.seeker = (NOWHERE, to),
             Step::Wait => {}
+            Step::GiveUp => {
+                assert_eq!(self.deletions, 0, "it was there all the time: {self:?}");
+                self.done = true;
+            }
+        }
+    }
+
+    /// The key in a page.
+    fn key(&self, page: usize) -> Key {
+        let Page { id, cpu, .. } = self.pages[page];
+        match page {
+            NOBODY if self.broken == Broken::NobodyIsOfCpu0 => Key::new(State::Ready, 0),
+            NOBODY => Key::ABSENT,
+            _ if id == 0 => Key::new(State::Absent, cpu),
+            _ => Key::new(State::Ready, cpu),
         }
     }
 
@@ -135,10 +164,7 @@ impl World {
             self.forget(here);
             self.known[usize::from(here)] = true;
         }
-        assert!(
-            self.shown(here) == self.pages[self.slot],
-            "its own CPU sees another page: {self:?}"
-        );
+        assert!(self.shown(here) == self.slot, "its own CPU sees another page: {self:?}");
         self.pages[self.slot].cpu = here;
         if let Some(fresh) = moves.then(|| self.fresh()).flatten() {
             let old = std::mem::replace(&mut self.slot, fresh);
@@ -176,7 +202,7 @@ impl World {
 
     fn delete(&mut self) {
         let here = self.pages[self.slot].cpu;
-        let page = std::mem::replace(&mut self.slot, ZEROS);
+        let page = std::mem::replace(&mut self.slot, NOBODY);
         self.forget(here);
         self.deletions -= 1;
         self.pages[page].id = 0;
@@ -212,28 +238,43 @@ impl Histories for World {
         }
         match self.seeker {
             (NOWHERE, to) => add(&|w| w.seeker = (to, to)),
-            (here, _) => add(&|w| w.seek(here)),
+            (here, _) if self.found => {
+                add(&|w| w.seek(here));
+                add(&|w| {
+                    w.forget(here);
+                    w.seek(here);
+                });
+            }
+            (here, _) => add(&|w| w.look(here)),
         }
-        let cpus = 0..CPUS as u16;
+        // The seeker's CPU does nothing else between its two looks, and answers no request to forget.
+        let busy = self.found.then_some(self.seeker.0);
+        let cpus = (0..CPUS as u16).filter(|&cpu| Some(cpu) != busy);
         match self.thread().copied() {
             Some(t) if t.cpu == NOWHERE => {
-                [false, true].iter().for_each(|&m| add(&|w| w.arrive(m)))
+                if Some(t.target) != busy {
+                    add(&|w| w.arrive(false));
+                }
+                if busy.is_none() {
+                    add(&|w| w.arrive(true));
+                }
             }
-            Some(t) => {
-                for to in cpus.clone().filter(|&to| to != t.cpu && self.travels > 0) {
+            Some(t) if Some(t.cpu) != busy => {
+                for to in (0..CPUS as u16).filter(|&to| to != t.cpu && self.travels > 0) {
                     add(&|w| w.depart(to));
                 }
                 if self.deletions > 0 {
                     add(&|w| w.delete());
                 }
             }
+            Some(_) => {}
             None => cpus.clone().for_each(|cpu| add(&|w| w.make(N, cpu))),
         }
         if self.of_other.is_none() && !self.kept.is_empty() {
-            cpus.clone().for_each(|cpu| add(&|w| w.make(M, cpu)));
+            cpus.for_each(|cpu| add(&|w| w.make(M, cpu)));
         }
         // Every CPU forgets everything, and what was kept goes back.
-        if !self.kept.is_empty() && self.broken != Broken::FreesAtOnce {
+        if !self.kept.is_empty() && self.broken != Broken::FreesAtOnce && busy.is_none() {
             add(&|w| {
                 w.cached = [None; CPUS];
                 w.give_back();
@@ -245,7 +286,7 @@ impl Histories for World {
     fn check(&self) {
         let mut pages: Vec<usize> = self.kept.clone();
         pages.extend(self.of_other);
-        pages.extend((self.slot != ZEROS).then_some(self.slot));
+        pages.extend((self.slot != NOBODY).then_some(self.slot));
         let all = pages.len();
         pages.sort_unstable();
         pages.dedup();
@@ -280,7 +321,9 @@ fn pages_that_move_die_and_come_back() {
 
 #[test]
 fn what_is_broken_is_caught() {
-    for what in [Broken::Believes, Broken::FreesAtOnce, Broken::MovesSilently] {
+    let all =
+        [Broken::Believes, Broken::FreesAtOnce, Broken::MovesSilently, Broken::NobodyIsOfCpu0];
+    for what in all {
         assert!(is_caught(starts(what)), "{what:?} is not caught");
     }
 }

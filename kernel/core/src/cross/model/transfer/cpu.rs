@@ -124,11 +124,15 @@ impl On<'_> {
 
     fn reach_for(&mut self, me: usize, other: usize, errand: Errand) -> bool {
         let (here, o) = (self.here, &self.w.t[other]);
-        // A slot without a thread shows zeros.
-        let now = if o.state == State::Absent { (0, 0) } else { (o.cpu, o.target) };
-        let (cpu, target) = if self.old && now.0 != here && o.old.0 != here { o.old } else { now };
-        match step(place(Key::new(State::Ready, cpu), target, here), me as u32, other as u32) {
-            Step::Act => return true,
+        let now = match o.state {
+            State::Absent => (Key::ABSENT, 0),
+            _ => (Key::new(State::Ready, o.cpu), o.target),
+        };
+        let old = (Key::new(State::Ready, o.old.0), o.old.1);
+        let (key, target) =
+            if self.old && now.0.cpu() != here && o.old.0 != here { old } else { now };
+        match step(place(key, target, here), me as u32, other as u32) {
+            Step::Act | Step::GiveUp => return true,
             Step::Follow(to) => {
                 self.set_state(me, State::Remote);
                 self.depart(me, to, errand);
