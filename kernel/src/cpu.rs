@@ -247,6 +247,12 @@ pub fn apic_id_of(cpu: CpuId) -> Option<ApicId> {
     page.apic_ids.get(cpu.index()).copied().map(ApicId::new)
 }
 
+/// The same of a CPU that is known to be up.
+#[inline(always)]
+pub fn apic_id_of_known(cpu: CpuId) -> ApicId {
+    ApicId::new(node_page().apic_ids[cpu.index() % layout::MAX_CPUS])
+}
+
 /// Number of this CPU for messages; 0 while only the boot processor runs.
 pub fn current_number() -> u32 {
     if local_window_live() { u32::from(this().identity.id.get()) } else { 0 }

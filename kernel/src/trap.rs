@@ -67,6 +67,13 @@ pub extern "C" fn trap_from_user(vector: u64, error: u64, me: TcbRef) -> TcbRef 
     trace::leave(sched::leave(cpu, next))
 }
 
+/// Entry from assembly for a request of another CPU that woke this one up. Answers whose registers to load.
+pub extern "C" fn request_while_asleep() -> TcbRef {
+    let cpu = sched::this_cpu();
+    arch::x86_64::apic::end_of_interrupt();
+    trace::leave(sched::wake_up(cpu))
+}
+
 /// An interrupt in kernel mode, where only the idle loop and the windows between bounded steps let any in. Who
 /// should run because of it is only noted: the interrupted code looks when this returns.
 pub fn interrupt_in_kernel(vector: u8) {
@@ -90,7 +97,7 @@ fn interrupt(cpu: &PerCpu, vector: u8) -> Next {
             arch::x86_64::apic::end_of_interrupt();
             return sched::on_timer(cpu);
         }
-        vectors::REQUEST | vectors::SHOOTDOWN => {
+        vectors::REQUEST | vectors::SHOOTDOWN | vectors::LINES => {
             arch::x86_64::apic::end_of_interrupt();
             crate::cross::on_interrupt(cpu, vector);
             Next::Thread(current)

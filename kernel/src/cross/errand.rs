@@ -28,6 +28,12 @@ pub enum Errand {
         /// When it was queued there first; 0 = not yet.
         since: u64,
     },
+    /// The same the first time, and plain: a message of words in its own name, then a receive phase from the same thread
+    /// without timeout, and nothing special about the thread itself.
+    Call {
+        /// Receiver.
+        dest: u64,
+    },
     /// Its system call, from the beginning.
     Syscall {
         /// Which one.
@@ -68,6 +74,7 @@ pub fn run(cpu: &PerCpu, t: TcbRef) -> Next {
             crate::ipc::receive_phase(cpu, t, t.then_receive.get(), Next::Schedule)
         }
         Errand::Send { dest, since } => send(cpu, t, dest, since),
+        Errand::Call { dest } => send(cpu, t, dest, 0),
         Errand::Syscall { call } => {
             t.set_state(State::Ready);
             crate::syscall::run(cpu, t, call)

@@ -37,7 +37,7 @@ use l4abi::error::IpcCode;
 use l4abi::ext::IpcFlags;
 use l4abi::syscall::SyscallNo;
 
-use crate::arch::x86_64::{apic, cpulocal, vectors};
+use crate::arch::x86_64::{apic, cpulocal, entry, vectors};
 use crate::cross::counters::{Counter, count};
 use crate::cross::errand::Errand;
 use crate::ipc::result::{Phase, fail};
@@ -116,7 +116,10 @@ pub fn on_interrupt(cpu: &PerCpu, vector: u8) {
     trace::ipi_received(vector);
     match vector {
         vectors::SHOOTDOWN => serve_shootdowns(),
-        _ => cpu::this().shared.irq_lines.take(|line| settle(cpu, irq::handle(cpu, line as u32))),
+        vectors::LINES => {
+            cpu::this().shared.irq_lines.take(|line| settle(cpu, irq::handle(cpu, line as u32)));
+        }
+        _ => {}
     }
 }
 
@@ -150,16 +153,9 @@ pub fn idle(cpu: &PerCpu) -> Option<(TcbRef, u64)> {
             break;
         }
         serve_shootdowns();
-        if now > end {
-            if shared.mailbox.may_sleep() {
-                cpulocal::wait_for_interrupt();
-            }
-            if cpu.ready.highest().is_none()
-                && let Some(parcel) = shared.mailbox.last()
-                && let Some(t) = let_in(cpu, parcel)
-            {
-                return Some((t, time::now_us()));
-            }
+        if now > end && shared.mailbox.may_sleep() {
+            // A request goes to [`woken`] from here; every other interrupt comes back.
+            entry::sleep();
             break;
         }
         core::hint::spin_loop();
@@ -167,6 +163,18 @@ pub fn idle(cpu: &PerCpu) -> Option<(TcbRef, u64)> {
     // Under the promise, if it stands: `stop_looking` takes it back when somebody is to run.
     poll(cpu);
     None
+}
+
+/// A request came while this CPU slept in [`idle`], which nobody returns to: who runs now.
+#[inline(always)]
+pub fn woken(cpu: &PerCpu) -> Option<TcbRef> {
+    count(Counter::InterruptsReceived);
+    trace::ipi_received(vectors::REQUEST);
+    // Another interrupt may have come first, and made somebody ready.
+    if cpu.reschedule.get() {
+        return None;
+    }
+    short::arrive(cpu, cpu::this().shared.mailbox.last()?)
 }
 
 /// Lets in the thread that lies in the mailbox, by the short way if that is all there is. It is taken out under the promise,
@@ -197,12 +205,10 @@ fn welcome(cpu: &PerCpu, parcel: Parcel) -> TcbRef {
     let page = thread::table::in_window(parcel.0);
     let t = thread::slot(l4abi::id::ThreadId::from_raw(page.id.get()).number().0);
     trace::arrive(t.number());
-    let (word, bit) = (usize::from(here / 64), 1u64 << (here % 64));
-    let known = page.travel.known[word].get();
     if !page.travel.is_known(here) {
         // This CPU may have a translation from before the thread existed.
         cpulocal::forget_page(VirtAddr::new(core::ptr::from_ref(t) as u64));
-        page.travel.known[word].set(known | bit);
+        page.travel.set_known(here);
         t.touched.set(1);
     }
     let at_home = t.travel.home() == here;
@@ -273,18 +279,17 @@ fn dispatch(cpu: &PerCpu, t: TcbRef, to: u16, errand: Errand, followers: &List<T
 }
 
 /// Interrupts another CPU.
+#[inline(always)]
 fn ring(to: u16, vector: u8) {
-    if let Some(id) = cpu::apic_id_of(CpuId::new(to)) {
-        trace::ipi_sent(vector, to);
-        apic::send(vector, id);
-    }
+    trace::ipi_sent(vector, to);
+    apic::send(vector, cpu::apic_id_of_known(CpuId::new(to)));
 }
 
 /// Interrupt line `line` is the matter of a thread on CPU `to`.
 pub fn pass_line(to: u16, line: u32) {
     if let Some(shared) = cpu::shared_of(CpuId::new(to)) {
         shared.irq_lines.ask(line as usize);
-        ring(to, vectors::REQUEST);
+        ring(to, vectors::LINES);
     }
 }
 
@@ -371,7 +376,7 @@ fn restore_deadline(cpu: &PerCpu, me: TcbRef) {
 /// rules of aborting know.
 pub fn interrupt_errand(cpu: &PerCpu, t: TcbRef) {
     let state = match t.travel.errand.get() {
-        Errand::Send { .. } => State::Polling,
+        Errand::Send { .. } | Errand::Call { .. } => State::Polling,
         Errand::Resume { state } => state,
         Errand::Fetch => State::Receiving,
         _ => return,

@@ -50,16 +50,32 @@ pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Option<Next> 
     if key == cpu.plain_waiting() | Key::VISITING {
         return reply(cpu, me, dest, call);
     }
-    if key & !CPU != WAITING || key == cpu.plain_waiting() {
+    if key & !CPU != WAITING || key == cpu.plain_waiting() || call.timeouts as u16 != 0 {
         return None;
     }
     request(cpu, me, Key(key).cpu(), call)
 }
 
-/// `me` travels to CPU `to`.
+/// The same when the short path in assembly found that `call` is plain, that it is for `dest`, and that the key of `dest` is not
+/// the expected one.
+#[inline(always)]
+pub fn call(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Option<Next> {
+    let usual = me.key.get() == cpu.plain_ready()
+        && cpu.expected_key.get() == cpu.plain_waiting()
+        && me.senders.is_empty();
+    let key = dest.key.get();
+    if !usual || key & !CPU != WAITING {
+        return None;
+    }
+    me.timeouts.set(call.timeouts);
+    request(cpu, me, Key(key).cpu(), call)
+}
+
+/// `me` travels to CPU `to`; its receive phase has no timeout.
 #[inline(always)]
 fn request(cpu: &PerCpu, me: TcbRef, to: u16, call: Call) -> Option<Next> {
-    let free = !me.ready_link.is_queued()
+    let free = call.from == call.to
+        && !me.ready_link.is_queued()
         && cpu.fpu_owner.get() != Some(me)
         && !IpcFlags::of(utcb::flags(me)).contains(IpcFlags::STAY_ON_CPU);
     if !free {
@@ -69,7 +85,7 @@ fn request(cpu: &PerCpu, me: TcbRef, to: u16, call: Call) -> Option<Next> {
     // Point of no return.
     me.then_receive.set(call.from);
     me.virtual_sender.set(0);
-    me.travel.errand.set(Errand::Send { dest: call.to, since: 0 });
+    me.travel.errand.set(Errand::Call { dest: call.to });
     me.travel.target.set(u64::from(to));
     me.key.set(TO_SEND);
     let bell = shared.mailbox.push(Parcel(me.travel.page.get()));
@@ -133,20 +149,16 @@ fn hand_over(from: TcbRef, to: TcbRef, tag: u64) {
 pub fn arrive(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
     let mailbox = &cpu::this().shared.mailbox;
     let page = table::in_window(parcel.0);
-    let (here, home) = (cpu.number(), page.travel.home());
+    let here = cpu.number();
     if !is_only(parcel) || !page.travel.is_known(here) {
         return None;
     }
     let t = thread::slot(l4abi::id::ThreadId::from_raw(page.id.get()).number().0);
     match page.travel.errand.get() {
-        Errand::Send { dest: id, since: 0 } if page.key.get() == TO_SEND && home != here => {
+        Errand::Call { dest: id } => {
             let dest = thread::lookup_at_once(id)?;
             let tag = t.reg(reg::R9);
-            let simple = dest.key.get() == cpu.plain_waiting()
-                && takes_plainly(dest, t)
-                && tag & UNUSUAL == 0
-                && t.then_receive.get() == id
-                && t.timeouts.get() as u16 == 0;
+            let simple = dest.key.get() == cpu.plain_waiting() && takes_plainly(dest, t);
             if !simple || !mailbox.remove(parcel) {
                 return None;
             }
@@ -162,7 +174,9 @@ pub fn arrive(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
             Some(dest)
         }
         Errand::Home
-            if page.key.get() == GOING_HOME && home == here && t.travel.is_placed(here) =>
+            if page.key.get() == GOING_HOME
+                && page.travel.home() == here
+                && t.travel.is_placed(here) =>
         {
             if !mailbox.remove(parcel) {
                 return None;

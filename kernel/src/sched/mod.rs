@@ -239,6 +239,15 @@ fn pick(cpu: &PerCpu) -> TcbRef {
     }
 }
 
+/// A request of another CPU woke this one up: who runs.
+#[inline(always)]
+pub fn wake_up(cpu: &PerCpu) -> TcbRef {
+    let Some(t) = crate::cross::woken(cpu) else { return leave(cpu, Next::Schedule) };
+    begin_slice(cpu, t);
+    switch(cpu, t);
+    t
+}
+
 /// The running thread, about which there was nothing special, is another CPU's from now on: nobody runs.
 pub fn abandon(cpu: &PerCpu) {
     let idle = cpu.idle.get();
@@ -296,6 +305,7 @@ pub fn settle_expected(cpu: &PerCpu, t: TcbRef) {
 }
 
 /// Starts the slice of a thread that was picked from the queue.
+#[inline]
 fn begin_slice(cpu: &PerCpu, t: TcbRef) {
     begin_slice_at(cpu, t, time::now_us());
 }

@@ -43,6 +43,24 @@ pub extern "C" fn ipc_from_user(
     trace::leave(sched::leave(cpu, ipc::syscall(cpu, me, ipc::Call { to, from, timeouts, tag })))
 }
 
+/// The same for a message in registers and a receive phase without timeout, when the short path found that `dest`, whose
+/// id is `to`, does not just wait on this CPU.
+pub extern "C" fn cross_from_user(
+    me: TcbRef,
+    to: u64,
+    from: u64,
+    dest: TcbRef,
+    timeouts: u64,
+    tag: u64,
+) -> TcbRef {
+    let cpu = sched::this_cpu();
+    let call = ipc::Call { to, from, timeouts, tag };
+    match crate::cross::short::call(cpu, me, dest, call) {
+        Some(next) => sched::leave(cpu, next),
+        None => ipc_from_user(me, to, from, 0, timeouts, tag),
+    }
+}
+
 /// The same for what may be the answer to a message that the kernel made, when short paths are allowed.
 pub extern "C" fn answer_from_user(
     me: TcbRef,

@@ -188,8 +188,8 @@ pub struct Travel {
     pub since: Cell<u64>,
     /// What it does where it arrives.
     pub errand: Cell<Errand>,
-    /// CPUs on which the translation of its slot is known to be right, a bit each.
-    pub known: [Cell<u64>; MAX_CPUS / 64],
+    /// CPUs on which the translation of its slot is known to be right.
+    known: [Cell<bool>; MAX_CPUS],
 }
 
 impl Travel {
@@ -218,7 +218,12 @@ impl Travel {
     /// Whether `cpu` has the right translation of its slot, or none.
     #[inline(always)]
     pub fn is_known(&self, cpu: u16) -> bool {
-        self.known[usize::from(cpu / 64) % (MAX_CPUS / 64)].get() & 1 << (cpu % 64) != 0
+        self.known[usize::from(cpu) % MAX_CPUS].get()
+    }
+
+    /// `cpu` has the right translation of its slot, or none.
+    pub fn set_known(&self, cpu: u16) {
+        self.known[usize::from(cpu) % MAX_CPUS].set(true);
     }
 
     /// The state of a thread of CPU `cpu` that was nowhere else; its page lies on `node`, at pool-window address `page`.
@@ -234,9 +239,9 @@ impl Travel {
         self.set_placed(cpu);
         self.errand.set(Errand::Home);
         for known in &self.known {
-            known.set(0);
+            known.set(false);
         }
-        self.known[usize::from(cpu / 64) % self.known.len()].set(1 << (cpu % 64));
+        self.set_known(cpu);
     }
 }
 

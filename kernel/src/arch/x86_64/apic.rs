@@ -71,9 +71,15 @@ fn write(offset: u64, value: u32) {
         // SAFETY: a register of this CPU's local APIC, which the kernel owns.
         unsafe { Msr::new(X2APIC_MSR + (offset >> 4) as u32).write(u64::from(value)) };
     } else {
-        // SAFETY: the registers are mapped at `XAPIC_VIRT` since the kernel address space exists.
-        unsafe { ((XAPIC_VIRT + offset) as *mut u32).write_volatile(value) };
+        write_xapic(offset, value);
     }
+}
+
+#[inline(always)]
+fn write_xapic(offset: u64, value: u32) {
+    // SAFETY: the registers are mapped at `XAPIC_VIRT` since the kernel address space exists; in x2APIC mode a write there
+    // reaches no register.
+    unsafe { ((XAPIC_VIRT + offset) as *mut u32).write_volatile(value) };
 }
 
 fn read(offset: u64) -> u32 {
@@ -145,7 +151,7 @@ pub fn timer_left() -> u32 {
 }
 
 /// Sends an interrupt to another CPU. Written without the crate: it is on the path of cross-CPU IPC.
-#[inline]
+#[inline(always)]
 pub fn send(vector: u8, to: ApicId) {
     const LEVEL_ASSERT: u32 = 1 << 14;
     let low = LEVEL_ASSERT | u32::from(vector);
@@ -160,8 +166,9 @@ pub fn send(vector: u8, to: ApicId) {
             Msr::new(msr).write(command);
         }
     } else {
-        write(COMMAND_HIGH, to.get() << 24);
-        write(COMMAND_LOW, low);
+        // The mode was asked once, not for every register.
+        write_xapic(COMMAND_HIGH, to.get() << 24);
+        write_xapic(COMMAND_LOW, low);
         wait_until_sent();
     }
 }
@@ -198,7 +205,8 @@ pub fn send_nmi_to_self() {
 }
 
 /// In xAPIC mode a second command may not be written before the first is accepted.
-#[inline]
+#[cold]
+#[inline(never)]
 fn wait_until_sent() {
     const PENDING: u32 = 1 << 12;
     const PATIENCE: u32 = 1_000_000;

@@ -28,17 +28,9 @@ pub fn forget_page(at: VirtAddr) {
     unsafe { asm!("invlpg [{}]", in(reg) at.as_u64(), options(nostack, preserves_flags)) };
 }
 
-/// Waits for an interrupt with interrupts on; they are off again afterwards.
-#[inline]
-pub fn wait_for_interrupt() {
-    // SAFETY: the idle loop: nothing is half done, and interrupt handlers return here. STI takes effect after
-    // HLT has begun, so no wake-up is lost (SDM 2B, STI).
-    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
-}
-
 /// Lets pending interrupts in.
 #[inline]
 pub fn interrupt_window() {
-    // SAFETY: as above; called only between bounded steps of a long operation.
+    // SAFETY: nothing is half done; called only between bounded steps of a long operation.
     unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }

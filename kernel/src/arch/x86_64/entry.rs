@@ -112,6 +112,10 @@ global_asm!(
     .endm
     syscall_complete_ipc:
         IPC_ENTRY {ipc}
+    # RCX = the destination's TCB: a message in registers, the reply awaited without timeout.
+    .global syscall_cross_ipc
+    syscall_cross_ipc:
+        IPC_ENTRY {cross}
     .global syscall_answer_ipc
     syscall_answer_ipc:
         IPC_ENTRY {answer}
@@ -220,6 +224,33 @@ global_asm!(
         xchg rax, [rsp]
         jmp trap_in_kernel
 
+    # --- the end of the idle loop, and the door of requests of other CPUs: stack = RIP, CS, RFLAGS, RSP, SS ----------
+    # STI takes effect after HLT has begun, so no wake-up is lost (SDM 2B, STI). A request that finds the CPU there does
+    # not return to the idle loop: nothing on the stack is needed, and who runs may be known at once.
+    .global idle_sleep
+    idle_sleep:
+        sti
+        hlt
+    idle_woken:
+        cli
+        ret
+    .global request_entry
+    .align 16
+    request_entry:
+        # The address alone says nothing: user level may have jumped there and not have faulted yet.
+        test byte ptr [rsp + 8], 3
+        jnz 6f
+        cmp qword ptr [rsp], offset idle_woken
+        jne 6f
+        mov rsp, {STACK_TOP}
+        call {woken}
+        mov rdi, rax
+        jmp exit_to_user
+    6:
+        push 0
+        push {REQUEST}
+        jmp trap_common
+
     # --- page faults have a door of their own: stack = error code, RIP, CS, RFLAGS, RSP, SS ----------------------
     .global page_fault_entry
     .align 16
@@ -272,9 +303,12 @@ global_asm!(
     USER_SS = const gdt::USER_DATA,
     syscall = sym crate::syscall::syscall_from_user,
     ipc = sym crate::syscall::ipc_from_user,
+    cross = sym crate::syscall::cross_from_user,
     answer = sym crate::syscall::answer_from_user,
     trap_from_user = sym crate::trap::trap_from_user,
     page_fault_from_user = sym crate::trap::page_fault_from_user,
+    REQUEST = const vectors::REQUEST,
+    woken = sym crate::trap::request_while_asleep,
     device_from_user = sym crate::trap::device_from_user,
     MAX_DEVICES = const vectors::MAX_DEVICES,
     DEVICES = const vectors::DEVICES,
@@ -293,6 +327,9 @@ unsafe extern "C" {
     safe static device_entries: u8;
     /// Page faults, from user level and in the kernel.
     safe static page_fault_entry: u8;
+    /// Requests of other CPUs.
+    safe static request_entry: u8;
+    fn idle_sleep();
     fn exit_to_user(next: u64) -> !;
 }
 
@@ -352,6 +389,7 @@ pub fn door(vector: u8) -> Option<u64> {
     let line = vector.wrapping_sub(vectors::DEVICES);
     match vector {
         vectors::PAGE_FAULT => Some(&raw const page_fault_entry as u64),
+        vectors::REQUEST => Some(&raw const request_entry as u64),
         _ if line < vectors::MAX_DEVICES => {
             Some(&raw const device_entries as u64 + u64::from(line) * DEVICE_ENTRY_SIZE)
         }
@@ -360,6 +398,13 @@ pub fn door(vector: u8) -> Option<u64> {
 }
 
 const DEVICE_ENTRY_SIZE: u64 = 16;
+
+/// Sleeps until an interrupt; the end of the idle loop. A request of another CPU does not return here.
+#[inline]
+pub fn sleep() {
+    // SAFETY: the idle loop: nothing is half done, so interrupt handlers may return here, or never do.
+    unsafe { idle_sleep() };
+}
 
 /// Leaves the kernel for the first time on this CPU.
 pub fn start(next: &Tcb) -> ! {

@@ -157,7 +157,7 @@ global_asm!(
         jne not_ipc
         test r9d, {NOT_IN_REGISTERS}        # 2
         jnz ipc_words
-        IPC_CHECKS registers, syscall_complete_ipc
+        IPC_CHECKS registers, syscall_cross_ipc
     ipc_registers_commit:
         # ---- point of no return ----
         mov r11, [rip + cpu_block + {FROM_BLOCK_CURRENT}]

@@ -68,6 +68,7 @@ global_asm!(
         .set vector, vector + 1
     .endr
 
+    .global trap_common
     trap_common:
         test byte ptr [rsp + 24], 3
         jnz trap_from_user_level

@@ -26,6 +26,8 @@ pub const TIMER: u8 = 0xf0;
 pub const REQUEST: u8 = 0xf1;
 /// Translation look-aside buffer shootdown.
 pub const SHOOTDOWN: u8 = 0xf2;
+/// Request from another CPU: interrupt lines whose handler is here.
+pub const LINES: u8 = 0xf4;
 /// Sent by a program to measure it (`measure`).
 pub const PROBE: u8 = 0xf3;
 /// Error interrupt of the local APIC.
