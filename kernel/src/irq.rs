@@ -7,32 +7,34 @@
 //! neither the device nor its lock, and an edge that comes meanwhile is kept (and the line masked, so that no device
 //! can keep a CPU busy) where a masked I/O APIC would lose it.
 //!
-//! Lines without a handler stay masked. A line's interrupt goes to the CPU of its handler.
+//! Lines without a handler stay masked. A line's interrupt goes to the CPU of its handler. Who handles a line, and how far its
+//! last interrupt has come, is one word that any CPU may change at any time; its rules are `kcore::cross::line`. The I/O APIC
+//! follows: it is set, under its lock, to what the word says then ([`settle`]).
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use kcore::cross::{Place, place};
+use kcore::cross::{Place, line, place};
 use kcore::ipc::{Key, State};
 use kcore::layout::{KERNEL_THREADS, MAX_SYSTEM_BASE};
 use l4abi::error::ErrorCode;
 use l4abi::id::ThreadId;
 use l4abi::proto::INTERRUPT_TAG;
 use l4abi::schedule::ThreadState;
+use l4abi::syscall::SyscallNo;
 
 use crate::arch::x86_64::{apic, ioapic};
+use crate::cross::errand::Errand;
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread;
 use crate::thread::tcb::{TcbRef, reg};
 use crate::util::sealed;
 
-/// An interrupt line. Written where it is attached and on the CPU of its handler only; a cache line of its own.
+/// An interrupt line, in a cache line of its own.
 #[repr(align(64))]
 pub struct Line {
-    /// Global id of the handler; 0 = not attached.
-    handler: AtomicU64,
-    /// [`EDGE`], [`OPEN`], [`AGAIN`].
-    state: AtomicU64,
+    /// Its handler and its state.
+    word: line::Line<AtomicU64>,
     /// Its global id.
     id: u64,
 }
@@ -48,16 +50,9 @@ pub static TABLE: [Line; MAX_SYSTEM_BASE as usize] = {
     table
 };
 
-/// The line is edge-triggered.
-const EDGE: u64 = 1;
-/// Edge-triggered lines: an interrupt was delivered and the handler has not answered.
-const OPEN: u64 = 2;
-/// It came again since; the line is masked.
-const AGAIN: u64 = 4;
-
 impl Line {
     const fn new() -> Self {
-        Self { handler: AtomicU64::new(0), state: AtomicU64::new(0), id: 0 }
+        Self { word: line::Line::new(AtomicU64::new(0)), id: 0 }
     }
 
     /// The line `number`; those that do not exist have no handler.
@@ -77,58 +72,24 @@ impl Line {
         ThreadId::from_raw(self.id).number().0
     }
 
-    /// Global id of the handler; 0 = not attached.
+    /// A word that is the global id of the handler if an interrupt needs nothing but delivery: no device access, none was
+    /// delivered before. Otherwise no thread has that id.
     #[inline(always)]
-    pub fn handler(&self) -> u64 {
-        self.handler.load(Ordering::Relaxed)
+    pub fn simple(&self) -> u64 {
+        self.word.look()
     }
 
-    /// Whether an interrupt needs nothing but delivery: no device access, none was delivered before.
+    /// An interrupt is delivered to the waiting handler `simple`. False if that is not so simple any more.
     #[inline(always)]
-    pub fn is_simple(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == EDGE
+    #[must_use]
+    pub fn deliver_at_once(&self, simple: u64) -> bool {
+        self.word.deliver_at_once(simple)
     }
+}
 
-    /// An interrupt of a line that is simple is delivered.
-    #[inline(always)]
-    pub fn open(&self) {
-        self.state.store(EDGE | OPEN, Ordering::Relaxed);
-    }
-
-    /// Gives the line another handler, or none. It is masked.
-    fn set_handler(&self, number: u32, handler: u64) {
-        let kind = if ioapic::is_edge_triggered(number) { EDGE } else { 0 };
-        self.state.store(kind, Ordering::Relaxed);
-        self.handler.store(handler, Ordering::Release);
-    }
-
-    /// The line, number `number`, fired: false if nothing is to be delivered now.
-    fn fires(&self, number: u32) -> bool {
-        let state = self.state.load(Ordering::Relaxed);
-        if state == EDGE && self.handler() != 0 {
-            self.open();
-            return true;
-        }
-        ioapic::mask(number);
-        if state & EDGE != 0 {
-            self.state.store(state | AGAIN, Ordering::Relaxed);
-        }
-        state & EDGE == 0
-    }
-
-    /// The handler has answered. True if the line fired again meanwhile.
-    fn closes(&self, number: u32) -> bool {
-        let state = self.state.load(Ordering::Relaxed);
-        if state == EDGE | OPEN {
-            self.state.store(EDGE, Ordering::Relaxed);
-            return false;
-        }
-        let again = state & AGAIN != 0;
-        let kind = state & EDGE;
-        self.state.store(if again { kind | OPEN } else { kind }, Ordering::Relaxed);
-        ioapic::unmask(number);
-        again
-    }
+/// Makes the I/O APIC do what line `number` says.
+fn settle(number: u32) {
+    ioapic::settle(number, || Line::of(number).word.is_masked());
 }
 
 sealed! {
@@ -164,26 +125,42 @@ pub fn is_irq_id(id: ThreadId) -> bool {
     line_of(id).is_some()
 }
 
-/// ThreadControl on an interrupt thread: attaches `pager` as handler, or detaches if that is the line itself.
-pub fn attach(id: ThreadId, pager: u64) -> Result<(), ErrorCode> {
-    let line = line_of(id).ok_or(ErrorCode::InvalidThread)?;
+/// ThreadControl on an interrupt thread: attaches `pager` as handler, or detaches if that is the line itself. A handler is
+/// attached on its own CPU, where it can be neither deleted nor moved meanwhile: none if `me` is under way to it.
+pub fn attach(cpu: &PerCpu, me: TcbRef, id: ThreadId, pager: u64) -> Option<Result<(), ErrorCode>> {
+    let Some(number) = line_of(id) else { return Some(Err(ErrorCode::InvalidThread)) };
+    let line = Line::of(number);
     if pager == id.raw() {
-        ioapic::mask(line);
-        Line::of(line).set_handler(line, 0);
-        return Ok(());
+        line.word.detach();
+        settle(number);
+        return Some(Ok(()));
     }
-    let handler = thread::lookup(pager).ok_or(ErrorCode::InvalidThread)?;
-    if !ioapic::is_available(line) {
-        return Err(ErrorCode::InvalidThread);
+    let Some(handler) = thread::lookup(pager) else { return Some(Err(ErrorCode::InvalidThread)) };
+    if handler.key().cpu() != cpu.number() {
+        let errand = Errand::Syscall { call: SyscallNo::ThreadControl };
+        if !crate::cross::reach(cpu, me, handler, errand) {
+            return None;
+        }
+        // The slot may have shown this CPU another thread before.
+        if handler.id.get() != pager {
+            return Some(Err(ErrorCode::InvalidThread));
+        }
     }
+    let home = handler.travel.home();
+    let Some(is_edge) = ioapic::trigger(number).filter(|_| ioapic::may_route(number, home)) else {
+        return Some(Err(ErrorCode::InvalidThread));
+    };
     handler.touched.set(1);
-    ioapic::mask(line);
-    Line::of(line).set_handler(line, pager);
-    if !ioapic::route(line, handler.travel.home()) {
-        return Err(ErrorCode::InvalidThread);
-    }
-    ioapic::unmask(line);
-    Ok(())
+    line.word.attach(pager, !is_edge);
+    follow(number, handler);
+    settle(number);
+    Some(Ok(()))
+}
+
+/// Routes line `number` to the home of `handler`, a thread of this CPU, unless it has got another one meanwhile.
+fn follow(number: u32, handler: TcbRef) {
+    let its_own = || Line::of(number).word.handler() == handler.id.get();
+    ioapic::route(number, handler.travel.home(), its_own);
 }
 
 /// The Schedule result for an interrupt thread; none if `id` is not one (reference 4.8).
@@ -192,19 +169,20 @@ pub fn schedule(id: u64) -> Option<Result<u64, ErrorCode>> {
     if id.is_nil() || !id.is_global() || id.number().0 >= system_base() {
         return None;
     }
-    let attached = line_of(id).is_some_and(|l| Line::of(l).handler() != 0);
+    let attached = line_of(id).is_some_and(|l| Line::of(l).word.handler() != 0);
     Some(if attached { Ok(ThreadState::Inactive as u64) } else { Err(ErrorCode::InvalidThread) })
 }
 
 /// A message of `me` to line `id`: the handler re-enables its line. False if `me` has no such line.
 pub fn acknowledge(cpu: &PerCpu, me: TcbRef, id: u64) -> bool {
     let Some(number) = line_of(ThreadId::from_raw(id)) else { return false };
-    let line = Line::of(number);
-    if line.handler() != me.id.get() {
-        return false;
-    }
-    if line.closes(number) {
+    let noted = me.irq_pending.get() & 1 << number != 0;
+    let Some(done) = Line::of(number).word.acknowledge(me.id.get(), noted) else { return false };
+    if done.again {
         note(cpu, me, number);
+    }
+    if done.settle {
+        settle(number);
     }
     true
 }
@@ -214,9 +192,12 @@ pub fn fired(cpu: &PerCpu, line: u32) -> Next {
     if crate::kdb::on_line(line) {
         return resume(cpu, cpu.current.get());
     }
-    let deliver = Line::of(line).fires(line);
+    let fired = Line::of(line).word.fire();
+    if fired.settle {
+        settle(line);
+    }
     apic::end_of_interrupt();
-    if deliver { handle(cpu, line) } else { resume(cpu, cpu.current.get()) }
+    if fired.deliver { handle(cpu, line) } else { resume(cpu, cpu.current.get()) }
 }
 
 /// An interrupt of line `line` waits for its handler, a thread of this CPU.
@@ -228,11 +209,11 @@ fn note(cpu: &PerCpu, handler: TcbRef, line: u32) {
     }
 }
 
-/// Line `line` has an interrupt to be delivered; its handler may be on another CPU, being under way or having moved while
+/// Line `line` has an interrupt under way; its handler may be on another CPU, being under way or having moved while
 /// the interrupt was: then the line is passed on.
 pub fn handle(cpu: &PerCpu, line: u32) -> Next {
     let current = cpu.current.get();
-    let Some(handler) = thread::lookup(Line::of(line).handler()) else {
+    let Some(handler) = thread::lookup(Line::of(line).word.handler()) else {
         return resume(cpu, current);
     };
     match place(handler.key(), handler.travel.target.get() as u16, cpu.number()) {
@@ -246,6 +227,10 @@ pub fn handle(cpu: &PerCpu, line: u32) -> Next {
             crate::cross::pass_line(cpu.number(), line);
             return resume(cpu, current);
         }
+    }
+    // The line may have been detached, or have another handler since.
+    if !Line::of(line).word.take(handler.id.get()) {
+        return resume(cpu, current);
     }
     note(cpu, handler, line);
     if handler.state() == State::Waiting && receive_pending(handler) {
@@ -277,6 +262,9 @@ pub fn receive_pending(t: TcbRef) -> bool {
             if left == 0 {
                 t.clear_flag(Key::INTERRUPT);
             }
+            if !Line::of(line).word.stands(t.id.get()) {
+                continue;
+            }
             t.set_reg(reg::R9, INTERRUPT_TAG.raw());
             t.set_reg(reg::RSI, id);
             t.set_reg(reg::RDI, t.local_id.get());
@@ -286,23 +274,24 @@ pub fn receive_pending(t: TcbRef) -> bool {
     false
 }
 
-/// `t` is being deleted: lines it handled have no handler any more.
+/// `t` is about to have this id no more, or to be no thread: lines it handled have no handler any more.
 pub fn handler_gone(t: TcbRef) {
     for line in lines_of(t) {
-        ioapic::mask(line);
-        Line::of(line).set_handler(line, 0);
+        if Line::of(line).word.handler_gone(t.id.get()) {
+            settle(line);
+        }
     }
 }
 
-/// `t` moved to another CPU: its lines follow.
+/// `t`, a thread of this CPU, has another home: its lines follow.
 pub fn handler_moved(t: TcbRef) {
     for line in lines_of(t) {
-        let _ = ioapic::route(line, t.travel.home());
+        follow(line, t);
     }
 }
 
 /// The lines that `t` handles: none if it was never named as a handler.
 fn lines_of(t: TcbRef) -> impl Iterator<Item = u32> {
     let most = if t.touched.get() == 0 { 0 } else { system_base() };
-    (0..most).filter(move |&line| Line::of(line).handler() == t.id.get())
+    (0..most).filter(move |&line| Line::of(line).word.handler() == t.id.get())
 }

@@ -74,19 +74,18 @@ pub fn exception(cpu: &PerCpu, me: TcbRef, vector: u8, error: u64) -> Option<Tcb
 /// may have the FPU or ports.
 #[inline(always)]
 pub fn interrupt(cpu: &PerCpu, me: TcbRef, line: &Line) -> Option<TcbRef> {
-    let handler = thread::lookup_at_once(line.handler())?;
+    let simple = line.simple();
+    let handler = thread::lookup_at_once(simple)?;
     let id = line.id();
     let awaited = handler.awaited.get();
     let usual = handler.key.get() == cpu.short_key()
         && me.key.get() & !Key::LOADED == cpu.plain_ready()
-        && line.is_simple()
         && (awaited == id || awaited == Awaited::ANY.0)
         && handler.priority.get() > me.priority.get();
-    if !usual {
+    // This is the point of no return, unless the line has got another handler meanwhile.
+    if !usual || !line.deliver_at_once(simple) {
         return None;
     }
-    // Point of no return.
-    line.open();
     handler.set_reg(reg::R9, proto::INTERRUPT_TAG.raw());
     handler.set_reg(reg::RSI, id);
     handler.set_reg(reg::RDI, handler.local_id.get());

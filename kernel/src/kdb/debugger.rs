@@ -101,9 +101,9 @@ pub fn look() {
 
 /// The serial port interrupts the boot processor from now on, which alone calls this.
 pub fn start(cpu: &PerCpu) {
-    if cpu.number() == 0 && machine::get().options.kdb && ioapic::route(SERIAL_LINE, 0) {
+    if cpu.number() == 0 && machine::get().options.kdb && ioapic::route(SERIAL_LINE, 0, || true) {
         console::with(|port| port.interrupt_on_input());
-        ioapic::unmask(SERIAL_LINE);
+        ioapic::settle(SERIAL_LINE, || false);
     }
 }
 

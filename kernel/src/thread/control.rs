@@ -66,7 +66,10 @@ pub fn syscall(cpu: &PerCpu, me: TcbRef) -> Next {
     }
     let first = crate::irq::user_base();
     let done = if number.wrapping_sub(first) >= kcore::layout::NR_THREADS as u32 - first {
-        interrupt(me, dest)
+        match interrupt(cpu, me, dest) {
+            Some(done) => done,
+            None => return Next::Schedule,
+        }
     } else if me.reg(reg::R8) == 0 {
         match exists {
             true if t == me => Err(ErrorCode::InvalidThread),
@@ -140,14 +143,15 @@ fn translate_local(me: TcbRef, id: u64) -> u64 {
     thread::resolve(me, id).map_or(id, |t| t.id.get())
 }
 
-/// `dest` is no number for a thread of user level: an interrupt thread gets or loses its handler.
+/// `dest` is no number for a thread of user level: an interrupt thread gets or loses its handler. None if `me` is under way to
+/// the CPU where that is done.
 #[cold]
 #[inline(never)]
-fn interrupt(me: TcbRef, dest: ThreadId) -> Result<(), ErrorCode> {
+fn interrupt(cpu: &PerCpu, me: TcbRef, dest: ThreadId) -> Option<Result<(), ErrorCode>> {
     if dest.number().0 >= crate::irq::system_base() {
-        return Err(ErrorCode::InvalidThread);
+        return Some(Err(ErrorCode::InvalidThread));
     }
-    crate::irq::attach(dest, translate(me, me.reg(reg::RSI)))
+    crate::irq::attach(cpu, me, dest, translate(me, me.reg(reg::RSI)))
 }
 
 /// Makes the thread that `me` asks for, in the order: all checks, what may run out of memory, the rest.
@@ -329,6 +333,7 @@ fn commit_changes(
     if t.id.get() != args.dest.raw() {
         // A new version is a new thread to its partners: what was under way ends.
         cancel::abort(cpu, t, true, true);
+        crate::irq::handler_gone(t);
         t.id.set(args.dest.raw());
         if is_active(t) {
             utcb::set_global_id(t, args.dest.raw());

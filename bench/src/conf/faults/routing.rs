@@ -4,6 +4,7 @@
 use super::interrupts::{LONG_US, attach, attach_line, check_nothing, fire, line, ports};
 use crate::harness::{Ctx, IpcCmd, Puppet, TestResult};
 use crate::{check, check_eq, need, tests};
+use l4abi::error::IpcCode;
 use l4abi::ext::CpuCounter;
 use l4abi::proto::INTERRUPT_TAG;
 use libl4::sys::{self, Schedule};
@@ -15,6 +16,7 @@ tests! {
     irq_follows_pending, Once, "an interrupt that waits for its handler goes with it to every CPU";
     irq_follows_at_any_moment, Once, "a handler that is migrated while the interrupt comes gets each one once";
     irq_handler_deleted, Once, "a handler is deleted while it waits, has one pending, or has not answered: the line is free";
+    irq_changes_hands, Once, "a line that gets another handler while it fires is that one's, open, and the former one gets nothing more";
     irq_level, Once, "a level-triggered line comes again after the answer for as long as it is asserted, on every CPU";
 }
 
@@ -165,6 +167,40 @@ fn irq_handler_deleted(ctx: &mut Ctx) -> TestResult {
         attach_line(line())?;
     }
     Ok(())
+}
+
+fn irq_changes_hands(ctx: &mut Ctx) -> TestResult {
+    let (a, b) = (ctx.puppet()?, ctx.puppet()?);
+    move_to(&b, CpuId(topology::cpu_count() as u16 - 1))?;
+    let soon = |limit| IpcCmd::receive(line()).timeouts(Time::NEVER, Time::period_us(limit));
+    for (n, cpu) in tour().chain(tour()).chain(tour()).chain(tour()).enumerate() {
+        let (old, new) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        attach(old.id)?;
+        // The former handler waits, or has the interrupt noted.
+        let waits = n / 2 % 2 == 0;
+        if waits {
+            old.start_ipc(&soon(LONG_US))?;
+        }
+        fire();
+        // The timer takes half a millisecond: before, at and after that moment.
+        let end = time::now_us() + 150 * (n as u64 % 7);
+        while time::now_us() < end {}
+        attach(new.id)?;
+        let got = if waits { old.finish()? } else { old.run_ipc(&soon(LONG_US / 4))? };
+        check!(waits || got.ipc_error().is_some(), "noted at {n}, and received without the line");
+        // The first may have come to either, or to nobody in between. From now on none is lost.
+        while new.run_ipc(&soon(LONG_US / 4))?.ipc_error().is_none() {
+            let _ = new.run_ipc(&IpcCmd::send(line()))?;
+        }
+        move_to(new, cpu)?;
+        new.start_ipc(&wait())?;
+        fire();
+        check_got(new)?;
+        let refused = old.run_ipc(&IpcCmd::send(line()))?.ipc_error().map(|e| e.code);
+        check_eq!(refused, Some(IpcCode::NoPartner), "the former handler answers");
+        let _ = new.run_ipc(&IpcCmd::send(line()))?;
+    }
+    attach_line(line())
 }
 
 /// Power management of the chip set that the emulator has; SCI is line 9.

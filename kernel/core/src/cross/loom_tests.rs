@@ -2,6 +2,7 @@
 //! same code.
 
 mod life;
+mod line;
 mod torn;
 
 use std::sync::LazyLock;

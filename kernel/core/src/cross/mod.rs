@@ -16,6 +16,7 @@
 //! first out), which is what orders a thread before those that follow it.
 
 pub mod life;
+pub mod line;
 // Interpreting all interleavings takes too long; loom itself switches stacks, which miri cannot follow.
 #[cfg(all(test, not(miri)))]
 mod loom_tests;

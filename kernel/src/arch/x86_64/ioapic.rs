@@ -117,48 +117,47 @@ pub fn lines() -> u32 {
     LINES.load(Ordering::Relaxed)
 }
 
-/// Each edge of the line is an interrupt of its own; otherwise it interrupts for as long as it is asserted.
-pub fn is_edge_triggered(line: u32) -> bool {
+/// Whether each edge of the line is an interrupt of its own; otherwise it interrupts for as long as it is asserted. None if
+/// the line has no input at any I/O APIC.
+pub fn trigger(line: u32) -> Option<bool> {
     with_input(line, |chip, input| {
         // SAFETY: owned registers.
         let entry = unsafe { chip.table_entry(input) };
         !entry.flags().contains(IrqFlags::LEVEL_TRIGGERED)
     })
-    .unwrap_or(true)
 }
 
-/// The line has an input at some I/O APIC.
-pub fn is_available(line: u32) -> bool {
-    with_input(line, |_, _| ()).is_some()
-}
-
-/// Keeps the line from interrupting anybody. A level-triggered line that is still asserted fires again when it
-/// is unmasked.
-pub fn mask(line: u32) {
+/// Keeps the line from interrupting anybody, or lets it interrupt the CPU that it is routed to, as `is_masked` says once the
+/// device is locked: whoever has changed what that looks at settles the line, and the last one is right. A level-triggered line
+/// that is still asserted fires again when it is unmasked.
+pub fn settle(line: u32, is_masked: impl FnOnce() -> bool) {
     with_input(line, |chip, input| {
-        // SAFETY: owned registers.
-        unsafe { chip.disable_irq(input) };
+        // SAFETY: owned registers; [`route`] has given a line that may be unmasked a vector with a handler.
+        unsafe { if is_masked() { chip.disable_irq(input) } else { chip.enable_irq(input) } }
     });
 }
 
-/// Lets the line interrupt the CPU that it is routed to.
-pub fn unmask(line: u32) {
-    with_input(line, |chip, input| {
-        // SAFETY: owned registers; [`route`] has given it a vector with a handler.
-        unsafe { chip.enable_irq(input) };
-    });
+/// Where interrupts for CPU `to` go, and as what: vector `DEVICES + line`. None if there is no such line or CPU, or the
+/// CPU's APIC id is above 255, which needs interrupt remapping.
+fn target(line: u32, to: u16) -> Option<(u8, u8)> {
+    let apic_id = crate::cpu::apic_id_of(CpuId::new(to)).map(ApicId::get)?;
+    let destination = u8::try_from(apic_id).ok()?;
+    (line < u32::from(MAX_DEVICES)).then(|| (destination, DEVICES + line as u8))
 }
 
-/// Sends the line's interrupts, vector `DEVICES + line`, to a CPU. Masked or not, it stays so. False if there is
-/// no such line or CPU, or the CPU's APIC id is above 255, which needs interrupt remapping.
-pub fn route(line: u32, to: u16) -> bool {
-    let apic_id = crate::cpu::apic_id_of(CpuId::new(to)).map(ApicId::get);
-    let (Some(Ok(destination)), true) = (apic_id.map(u8::try_from), line < u32::from(MAX_DEVICES))
-    else {
-        return false;
-    };
-    let vector = DEVICES + line as u8;
+/// Whether the line's interrupts can go to CPU `to`.
+pub fn may_route(line: u32, to: u16) -> bool {
+    target(line, to).is_some()
+}
+
+/// Sends the line's interrupts to CPU `to`, if `still` says so once the device is locked. Masked or not, the line stays so. False
+/// if it has no input, or they cannot go there.
+pub fn route(line: u32, to: u16, still: impl FnOnce() -> bool) -> bool {
+    let Some((destination, vector)) = target(line, to) else { return false };
     with_input(line, |chip, input| {
+        if !still() {
+            return;
+        }
         // SAFETY: owned registers; vectors of devices have handlers on every CPU.
         unsafe {
             let mut entry = chip.table_entry(input);
