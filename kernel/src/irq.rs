@@ -23,7 +23,7 @@ use l4abi::schedule::ThreadState;
 use l4abi::syscall::SyscallNo;
 
 use crate::arch::x86_64::{apic, ioapic};
-use crate::cross::errand::Errand;
+use crate::cross::{Reached, errand::Errand, reach};
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next};
 use crate::thread;
@@ -138,12 +138,11 @@ pub fn attach(cpu: &PerCpu, me: TcbRef, id: ThreadId, pager: u64) -> Option<Resu
     let Some(handler) = thread::lookup(pager) else { return Some(Err(ErrorCode::InvalidThread)) };
     if handler.key().cpu() != cpu.number() {
         let errand = Errand::Syscall { call: SyscallNo::ThreadControl };
-        if !crate::cross::reach(cpu, me, handler, errand) {
-            return None;
-        }
-        // The slot may have shown this CPU another thread before.
-        if handler.id.get() != pager {
-            return Some(Err(ErrorCode::InvalidThread));
+        match reach(cpu, me, handler, errand) {
+            Reached::NotYet => return None,
+            // The slot may have shown this CPU another thread before.
+            Reached::It if handler.id.get() == pager => {}
+            _ => return Some(Err(ErrorCode::InvalidThread)),
         }
     }
     let home = handler.travel.home();
