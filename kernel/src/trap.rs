@@ -27,30 +27,31 @@ const KERNEL_INTERFACE_LENGTH: u64 = KERNEL_INTERFACE_INSN.len() as u64;
 pub extern "C" fn page_fault_from_user(me: TcbRef, address: u64, error: u64) -> TcbRef {
     let cpu = sched::this_cpu();
     let access = access_of(error);
-    match short::page_fault(cpu, me, address, access) {
+    trace::page_fault(me, address, access);
+    trace::leave(match short::page_fault(cpu, me, address, access) {
         Some(pager) => sched::leave_to(cpu, pager),
-        None => trace::leave(sched::leave(cpu, page_fault(cpu, me, address, access))),
-    }
+        None => sched::leave(cpu, page_fault(cpu, me, address, access)),
+    })
 }
 
 /// Entry from assembly for interrupts of devices at user level; the registers of `me` are saved.
 pub extern "C" fn device_from_user(line: &'static irq::Line, me: TcbRef) -> TcbRef {
     let cpu = sched::this_cpu();
-    match short::interrupt(cpu, me, line) {
+    trace::interrupt(vectors::DEVICES + line.number() as u8, me);
+    trace::leave(match short::interrupt(cpu, me, line) {
         Some(handler) => {
             arch::x86_64::apic::end_of_interrupt();
             sched::leave_to(cpu, handler)
         }
         None => any_device(line),
-    }
+    })
 }
 
 /// An interrupt of a device at user level, with every case.
 #[inline(never)]
 fn any_device(line: &'static irq::Line) -> TcbRef {
     let cpu = sched::this_cpu();
-    trace::interrupt(vectors::DEVICES + line.number() as u8, cpu.current.get());
-    trace::leave(sched::leave(cpu, irq::fired(cpu, line.number())))
+    sched::leave(cpu, irq::fired(cpu, line.number()))
 }
 
 /// Entry from assembly for all other traps at user level; the registers of `me` are saved.
@@ -70,6 +71,7 @@ pub extern "C" fn trap_from_user(vector: u64, error: u64, me: TcbRef) -> TcbRef 
 /// Entry from assembly for a request of another CPU that woke this one up. Answers whose registers to load.
 pub extern "C" fn request_while_asleep() -> TcbRef {
     let cpu = sched::this_cpu();
+    trace::interrupt(vectors::REQUEST, cpu.idle.get());
     arch::x86_64::apic::end_of_interrupt();
     trace::leave(sched::wake_up(cpu))
 }
@@ -147,7 +149,6 @@ fn access_of(error: u64) -> u8 {
 /// A page fault of `me` at `address`: to its pager, or resolved here for sigma0.
 #[inline(never)]
 fn page_fault(cpu: &PerCpu, me: TcbRef, address: u64, access: u8) -> Next {
-    trace::page_fault(me, address, access);
     if space::is_sigma0(me)
         && me.space.get().is_some_and(|s| space::mapping::resolve_identity(s, address))
     {

@@ -53,6 +53,7 @@ pub fn send(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Option<Next> 
     if key & !CPU != WAITING || key == cpu.plain_waiting() || call.timeouts as u16 != 0 {
         return None;
     }
+    trace::ipc_send(me, dest, false);
     request(cpu, me, Key(key).cpu(), call)
 }
 
@@ -68,6 +69,7 @@ pub fn call(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Option<Next> 
         return None;
     }
     me.timeouts.set(call.timeouts);
+    trace::ipc_send(me, dest, false);
     request(cpu, me, Key(key).cpu(), call)
 }
 
@@ -83,6 +85,7 @@ fn request(cpu: &PerCpu, me: TcbRef, to: u16, call: Call) -> Option<Next> {
     }
     let shared = cpu::shared_of(CpuId::new(to))?;
     // Point of no return.
+    trace::depart(me, to);
     me.then_receive.set(call.from);
     me.virtual_sender.set(0);
     me.travel.errand.set(Errand::Call { dest: call.to });
@@ -111,6 +114,10 @@ fn reply(cpu: &PerCpu, me: TcbRef, dest: TcbRef, call: Call) -> Option<Next> {
     }
     let shared = cpu::shared_of(CpuId::new(to))?;
     // Point of no return.
+    trace::ipc_send(me, dest, false);
+    trace::ipc_receive(dest, me, call.tag);
+    trace::ipc_wait(me, call.from);
+    trace::depart(dest, to);
     hand_over(me, dest, call.tag);
     me.awaited.set(call.from);
     me.key.set(cpu.plain_waiting());
@@ -170,6 +177,7 @@ pub fn arrive(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
             t.awaited.set(id);
             t.key.set(cpu.plain_waiting() | Key::VISITING);
             dest.key.set(cpu.plain_ready());
+            trace::wake(dest);
             count(Counter::RequestsReceived);
             Some(dest)
         }
@@ -183,6 +191,7 @@ pub fn arrive(cpu: &PerCpu, parcel: Parcel) -> Option<TcbRef> {
             }
             trace::arrive(t.number());
             t.key.set(cpu.plain_ready());
+            trace::wake(t);
             count(Counter::RequestsReceived);
             Some(t)
         }

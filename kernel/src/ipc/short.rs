@@ -20,6 +20,7 @@ use crate::sched::{self, percpu::PerCpu};
 use crate::space::{self, mapping};
 use crate::thread::tcb::{TcbRef, reg};
 use crate::thread::{self, utcb};
+use crate::trace;
 
 /// The thread with global id `to`, if it waits on this CPU for a message of `me`, the running thread, and nothing is
 /// special about either.
@@ -32,6 +33,9 @@ fn partner(cpu: &PerCpu, me: TcbRef, to: u64) -> Option<TcbRef> {
 /// `dest` has got a message of `me`, except for its words, and can run; `me` waits for the answer.
 #[inline(always)]
 fn hand_over(cpu: &PerCpu, me: TcbRef, dest: TcbRef, to: u64, tag: u64) {
+    trace::ipc_send(me, dest, true);
+    trace::ipc_receive(dest, me, tag);
+    trace::ipc_wait(me, to);
     dest.set_reg(reg::R9, tag);
     dest.set_reg(reg::RSI, result::name_for(me, dest));
     dest.set_reg(reg::RDI, dest.local_id.get());
@@ -90,6 +94,7 @@ pub fn interrupt(cpu: &PerCpu, me: TcbRef, line: &Line) -> Option<TcbRef> {
     handler.set_reg(reg::RSI, id);
     handler.set_reg(reg::RDI, handler.local_id.get());
     handler.key.set(cpu.plain_ready());
+    trace::wake(handler);
     if !me.ready_link.is_queued() {
         cpu.ready.put_back(me, me.priority.get());
     }

@@ -233,7 +233,7 @@ fn pick(cpu: &PerCpu) -> TcbRef {
             begin_slice_at(cpu, t, now);
             switch(cpu, t);
             // The callers have nothing left to do, and nothing on this stack is needed: straight out.
-            entry::start(t);
+            entry::start(trace::leave(t));
         }
         cpu.reschedule.set(false);
     }
@@ -251,6 +251,7 @@ pub fn wake_up(cpu: &PerCpu) -> TcbRef {
 /// The running thread, about which there was nothing special, is another CPU's from now on: nobody runs.
 pub fn abandon(cpu: &PerCpu) {
     let idle = cpu.idle.get();
+    trace::switch(idle, cpu.current.get());
     cpu.current.set(idle);
     cpu.current_id.set(idle.id.get());
     cpulocal::set_user_word(0);
@@ -424,10 +425,9 @@ pub fn remaining_slice(cpu: &PerCpu, t: TcbRef) -> u64 {
 pub fn run(boot_processor: bool) -> ! {
     let cpu = this_cpu();
     let options = &crate::machine::get().options;
-    // The short paths have no trace points.
-    let fastpath = options.fastpath && !options.trace;
-    entry::init(fastpath);
-    if fastpath {
+    // Those in assembly have no trace points.
+    entry::init(options.fastpath && !options.trace);
+    if options.fastpath {
         cpu.allow_short_paths();
     }
     trace::start(cpu);

@@ -2,8 +2,8 @@
 //!
 //! A kernel built with the feature `trace` (`cargo xtask run --trace FILE` builds one) records when the option
 //! `trace=on` is given; in any other kernel the trace points are empty and nothing of this exists, so what is measured
-//! pays nothing. The short paths in assembly know no trace points: with `trace=on` every system call takes the
-//! complete path, which does the same (`arch::x86_64::fastpath`).
+//! pays nothing. The short paths in assembly know no trace points: with `trace=on` every system call
+//! enters by the complete path, which does the same (`arch::x86_64::fastpath`).
 //!
 //! A record costs a time stamp and four stores, all to the CPU's own node. A full ring forgets the oldest. Layout and
 //! meaning of the records are `l4abi::trace`'s; `docs/design/tracing.md` explains a trace step by step.
