@@ -17,19 +17,19 @@ macro_rules! restore {
     };
 }
 
-/// Loads MR0 to MR7 into their registers; RDI is the UTCB pointer (address of MR0).
-macro_rules! load_mrs {
+/// Loads MR1 to MR7 into their registers; RDI is the UTCB pointer (address of MR0).
+macro_rules! load_words {
     () => {
-        "mov r9, [rdi]\n mov rax, [rdi + 8]\n mov rbx, [rdi + 16]\n mov r10, [rdi + 24]\n \
-         mov r12, [rdi + 32]\n mov r13, [rdi + 40]\n mov r14, [rdi + 48]\n mov r15, [rdi + 56]"
+        "mov rax, [rdi + 8]\n mov rbx, [rdi + 16]\n mov r10, [rdi + 24]\n mov r12, [rdi + 32]\n \
+         mov r13, [rdi + 40]\n mov r14, [rdi + 48]\n mov r15, [rdi + 56]"
     };
 }
 
-/// Stores MR0 to MR7 from their registers.
-macro_rules! store_mrs {
+/// Stores MR1 to MR7 from their registers.
+macro_rules! store_words {
     () => {
-        "mov [rdi], r9\n mov [rdi + 8], rax\n mov [rdi + 16], rbx\n mov [rdi + 24], r10\n \
-         mov [rdi + 32], r12\n mov [rdi + 40], r13\n mov [rdi + 48], r14\n mov [rdi + 56], r15"
+        "mov [rdi + 8], rax\n mov [rdi + 16], rbx\n mov [rdi + 24], r10\n mov [rdi + 32], r12\n \
+         mov [rdi + 40], r13\n mov [rdi + 48], r14\n mov [rdi + 56], r15"
     };
 }
 
@@ -91,12 +91,25 @@ macro_rules! ipc_stub {
                 "mov rdx, rsi",
                 "mov rsi, rdi",
                 "mov rdi, qword ptr gs:[0]",
-                load_mrs!(),
+                "mov r9, [rdi]",
+                "test r9d, 0xFFF", // u and t
+                "jz 2f",
+                load_words!(),
+                "3:",
                 "call qword ptr [rip + {links} + 8 * {call}]",
-                store_mrs!(),
+                "mov [rdi], r9",
+                "test r9d, 0xFFF",
+                "jz 4f",
+                store_words!(),
+                "4:",
                 "mov rax, rsi",
                 restore!(),
                 "ret",
+                // Nothing is sent in these registers, but the partner gets them.
+                "2:",
+                "xor eax, eax\n xor ebx, ebx\n xor r10d, r10d\n xor r12d, r12d\n xor r13d, r13d\n \
+                 xor r14d, r14d\n xor r15d, r15d",
+                "jmp 3b",
                 links = sym LINKS,
                 call = const SyscallNo::$call as u32,
             )
@@ -114,9 +127,11 @@ pub extern "C" fn unmap(control: u64) {
         save!(),
         "mov rdx, rdi",
         "mov rdi, qword ptr gs:[0]",
-        load_mrs!(),
+        "mov r9, [rdi]",
+        load_words!(),
         "call qword ptr [rip + {links} + 8 * {call}]",
-        store_mrs!(),
+        "mov [rdi], r9",
+        store_words!(),
         restore!(),
         "ret",
         links = sym LINKS,
@@ -137,7 +152,8 @@ pub extern "C" fn memory_control(control: u64, attributes: &[u64; 4]) -> u64 {
         "mov r11, [rcx + 24]",
         "mov rcx, [rcx]",
         "mov rdi, qword ptr gs:[0]",
-        load_mrs!(),
+        "mov r9, [rdi]",
+        load_words!(),
         "call qword ptr [rip + {links} + 8 * {call}]",
         "mov rax, rdx",
         restore!(),
