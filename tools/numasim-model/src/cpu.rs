@@ -93,6 +93,8 @@ pub struct Cpu {
     pub pending: Pending,
     /// Virtual line of the last fetch.
     pub fetch_line: u64,
+    /// Virtual address behind the block of the last fetch.
+    pub fetch_end: u64,
     /// Virtual line of the last load.
     pub read_line: u64,
     /// Virtual line of the last store, and its physical line.
@@ -132,6 +134,7 @@ impl Cpu {
             control: Control::default(),
             pending: Pending::All,
             fetch_line: NO_LINE,
+            fetch_end: NO_LINE,
             read_line: NO_LINE,
             write_line: (NO_LINE, 0),
             runnable: false,

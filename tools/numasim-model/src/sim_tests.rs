@@ -32,7 +32,7 @@ impl Rig {
     /// Executes `n` kernel instructions of one code line; says whether to let others run.
     fn run(&mut self, cpu: usize, n: u64) -> bool {
         let vaddr = CODE + cpu as u64 * 64;
-        let block = Block { vaddr, gpa: Some(vaddr), user: false, vector: None };
+        let block = block(vaddr, 4);
         let out = self.sim.fetch(cpu, &block, &self.guest);
         let [k, u] = self.guest.counts.get();
         self.guest.counts.set([k + n, u]);
@@ -55,6 +55,48 @@ impl Rig {
     fn slot(&self, cpu: usize) -> &Slot {
         self.sim.regions.list[0].slots[cpu].as_ref().expect("the region was open")
     }
+}
+
+/// A block of the kernel's that is not paged.
+fn block(vaddr: u64, bytes: u64) -> Block {
+    Block { vaddr, gpa: Some(vaddr), end: vaddr + bytes, user: false, vector: None }
+}
+
+/// Without caches a line of code is fetched once for each visit: again after a jump, even within the line, and after a
+/// serialising instruction, but not because a branch that is not taken ended the emulator's block.
+#[test]
+fn without_caches_code_is_fetched_once_for_each_visit() {
+    let mut rig = Rig::new(&[("caches on", "caches off")]);
+    rig.run(0, 1);
+    rig.mark(0, Op::Begin, 1);
+    let at = CODE + 0x400;
+    let mut expected = 0;
+    for (vaddr, bytes, fetches) in [
+        (at, 8, 1),
+        (at + 8, 8, 0),     // a branch that is not taken
+        (at + 8, 8, 1),     // a loop
+        (at + 16, 8, 0),    // its end
+        (at, 8, 1),         // a jump back
+        (at + 0x40, 60, 1), // a jump to another line
+        (at + 0x7C, 8, 0),  // its last instruction reaches into the next
+        (at + 0x80, 0, 1),
+        (at + 0x84, 4, 1), // goes on there
+    ] {
+        rig.sim.fetch(0, &block(vaddr, bytes), &rig.guest);
+        expected += fetches;
+    }
+    rig.sim.special(0, Count::Cr3Write, &rig.guest);
+    rig.sim.fetch(0, &block(at + 0x88, 4), &rig.guest);
+    rig.sim.fetch(0, &block(at + 0x8C, 4), &rig.guest);
+    expected += 1;
+    // A repeated string instruction, each element of which is a block.
+    for n in 0..5 {
+        rig.sim.fetch(0, &block(at + 0x200, 3), &rig.guest);
+        rig.sim.repeated(0, at + 0x200, &rig.guest);
+        expected += u64::from(n == 0);
+    }
+    rig.mark(0, Op::End, 1);
+    assert_eq!(rig.slot(0).sum.traffic(KERNEL, Class::Fetch).local(0), expected);
 }
 
 /// A pass over an array in 4-byte steps, as the thesis' benchmark makes it.
@@ -180,7 +222,7 @@ fn an_interrupt_begins_when_it_arrives() {
     rig.sim.ipi(0, 0x40, Recipients::One(2), &rig.guest);
     let sent = rig.sim.cpus[0].clock;
     rig.run(0, 30);
-    let handler = Block { vaddr: CODE, gpa: Some(CODE), user: false, vector: Some(0x40) };
+    let handler = Block { vector: Some(0x40), ..block(CODE, 4) };
     rig.sim.fetch(2, &handler, &rig.guest);
     let fetch = 280;
     assert_eq!(rig.sim.cpus[2].clock, sent + 1000 + fetch);

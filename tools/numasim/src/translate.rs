@@ -83,13 +83,14 @@ pub fn block(instructions: &[Instruction]) {
     let user = control.cr0 & 1 != 0 && cpu.register(Register::Cs) & 3 == 3;
     with_state(|s| {
         let mut line = None;
+        let end = instructions.last().map_or(0, |i| i.vaddr + i.bytes.len() as u64);
         for (i, insn) in instructions.iter().enumerate() {
             let last = insn.vaddr + insn.bytes.len() as u64 - 1;
             if line != Some(insn.vaddr >> 6) {
                 let vector =
                     if i == 0 && !user { handled_vector(s, control, insn.vaddr) } else { None };
                 let gpa = s.guest.ram().gpa_of_host(insn.host);
-                let block = Block { vaddr: insn.vaddr, gpa, user, vector };
+                let block = Block { vaddr: insn.vaddr, gpa, end, user, vector };
                 insn.report_block(s.watch.blocks.add(block));
             }
             if last >> 6 != insn.vaddr >> 6 {
@@ -97,7 +98,7 @@ pub fn block(instructions: &[Instruction]) {
                 let gpa = walk(&s.guest, control, vaddr, None)
                     .and_then(|w| w.mapping)
                     .map(|m| m.translate(vaddr));
-                let block = Block { vaddr, gpa, user, vector: None };
+                let block = Block { vaddr, gpa, end, user, vector: None };
                 insn.report_block(s.watch.blocks.add(block));
             }
             line = Some(last >> 6);

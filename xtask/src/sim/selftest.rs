@@ -159,6 +159,9 @@ fn uncached(lines: &[Map<String, Value>], v: &mut Verdicts) {
         let found = number(lines, region, cpu, path);
         v.near(&format!("no caches, {region} cpu {cpu}: accesses"), found, loads, 0.0);
     }
+    // A branch that is not taken goes on in the line; a jump fetches its line again.
+    let visits = number(lines, "visits", 0, "/kernel/fetch/local");
+    v.near("no caches: fetches of three lines and nine jumps", visits, 12.0, 0.0);
     let code = number(lines, "walk-local", 1, "/kernel/fetch/remote");
     v.add("no caches: code lies on node 0", code > 100_000.0, &format!("{code} remote fetches"));
 }

@@ -18,7 +18,7 @@ use crate::{
     coherence::Hierarchy,
     config::{Caches, Config},
     counters::{Class, Count, KERNEL, USER},
-    cpu::{Cpu, Operand, Pending, Stamp},
+    cpu::{Cpu, NO_LINE, Operand, Pending, Stamp},
     lines::LineTable,
     phys::Ram,
     region::{Regions, touch},
@@ -33,6 +33,8 @@ pub struct Block {
     pub vaddr: u64,
     /// Guest-physical address of the same.
     pub gpa: Option<u64>,
+    /// Virtual address behind the last instruction of the emulator's block.
+    pub end: u64,
     /// It executes in user mode.
     pub user: bool,
     /// It is the first block of the handler of this interrupt vector.
@@ -151,7 +153,11 @@ impl Sim {
         }
         let c = &mut self.cpus[cpu];
         let vline = block.vaddr >> 6;
-        if vline != c.fetch_line || self.config.mode() == Caches::Off {
+        // Without caches a jump fetches its target again. The emulator ends a block at every branch, taken or not; one
+        // that is not taken goes on in what is fetched, as does a string instruction that repeats.
+        let goes_on = block.vaddr == c.fetch_end || c.repeating == (block.vaddr, c.instructions());
+        c.fetch_end = block.end;
+        if vline != c.fetch_line || self.config.mode() == Caches::Off && !goes_on {
             c.fetch_line = vline;
             if let Some(gpa) = block.gpa {
                 self.fetch_walk(cpu, block.vaddr, gpa, guest);
@@ -209,6 +215,10 @@ impl Sim {
         self.enter(cpu, guest);
         let c = &mut self.cpus[cpu];
         c.counters.add(c.mode, count, 1);
+        if matches!(count, Count::Cr3Write | Count::ModeWrite | Count::Invlpg | Count::Invpcid) {
+            // Serialising instructions discard what was fetched ahead (SDM 3A 9.3).
+            c.fetch_end = NO_LINE;
+        }
         match count {
             Count::Cr3Write if c.pending == Pending::Nothing => c.pending = Pending::Context,
             Count::Cr3Write | Count::ModeWrite | Count::Invpcid => c.pending = Pending::All,

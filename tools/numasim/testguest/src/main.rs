@@ -11,6 +11,7 @@
 //! | 6 `user` | user mode, system call, return | CPU 0 |
 //! | 7 `walk-tables` | 64 loads in 64 small pages after loading CR3, and after INVLPG of one | CPU 0 |
 //! | 8 `fault` | 10 page faults whose handler steps over the load | CPU 0 |
+//! | 9 `visits` | three lines of code, and nine jumps within one of them | CPU 0 |
 #![no_std]
 #![no_main]
 #![expect(
@@ -43,6 +44,7 @@ unsafe extern "C" {
     fn excursion();
     fn faulting(n: u64, address: usize);
     fn page_fault();
+    fn visits();
     static mut pt: [u64; 512];
     static mut idt: [[u64; 2]; 256];
     static taken: AtomicU64;
@@ -118,10 +120,13 @@ fn first() -> ! {
     name!(6, "user");
     name!(7, "walk-tables");
     name!(8, "fault");
+    name!(9, "visits");
     mark_with!(Op::Value, 4, ROUNDS, 0);
     place();
     // SAFETY: a page of memory nobody else uses.
     unsafe { counted(10, BUFFER as *mut u64) };
+    // SAFETY: changes two registers that a call may change.
+    unsafe { visits() };
     set_gates();
     start_other();
     wait(&STEP, 1);
