@@ -87,7 +87,7 @@ pub fn lidt(cpu: usize, vaddr: u64, access: Access) {
         if access.size() == 8 {
             let control = control_of(s.guest.cpu(cpu));
             if let Some(table) = read_virtual(&s.guest, control, vaddr) {
-                s.watch.tables.insert(cpu, table);
+                s.watch.tables.set(cpu, table);
             }
         }
     });

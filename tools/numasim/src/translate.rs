@@ -59,8 +59,27 @@ impl<T: Copy + Eq + Hash> Interned<T> {
 pub struct Watch {
     blocks: Interned<Block>,
     events: Interned<Event>,
-    /// Address of each CPU's interrupt descriptor table.
-    pub tables: HashMap<usize, u64>,
+    /// Interrupt descriptor tables.
+    pub tables: Tables,
+}
+
+/// Where the CPUs' interrupt descriptor tables are.
+#[derive(Default)]
+pub struct Tables {
+    of_cpu: HashMap<usize, u64>,
+    /// Each table once: CPUs may have the same.
+    distinct: Vec<u64>,
+}
+
+impl Tables {
+    /// A CPU uses the table at this address from now on.
+    pub fn set(&mut self, cpu: usize, table: u64) {
+        if self.of_cpu.insert(cpu, table) != Some(table) {
+            self.distinct = self.of_cpu.values().copied().collect();
+            self.distinct.sort_unstable();
+            self.distinct.dedup();
+        }
+    }
 }
 
 impl Watch {
@@ -135,18 +154,25 @@ fn instruction(watch: &mut Watch, insn: &Instruction, first: bool, user: bool) {
 /// The vector whose handler begins at `vaddr`, by any CPU's interrupt descriptor table. A handler is
 /// translated when it is first entered, so its gate is in place by then.
 fn handled_vector(s: &crate::State, control: Control, vaddr: u64) -> Option<u8> {
-    s.watch.tables.values().find_map(|&table| {
+    s.watch.tables.distinct.iter().find_map(|&table| {
+        // Every block of the kernel asks for all gates, which lie in a page or two: each is looked up once.
+        let mut page = (u64::MAX, None);
+        let mut word = |at: u64| {
+            if at & 7 != 0 {
+                return read_virtual(&s.guest, control, at);
+            }
+            if page.0 != at >> 12 {
+                let found = walk(&s.guest, control, at, None).and_then(|w| w.mapping);
+                page = (at >> 12, found);
+            }
+            s.guest.read(page.1?.translate(at))
+        };
         (0..=255u8).find(|&v| {
             let gate = table + u64::from(v) * 16;
-            let word = |at| read_virtual(&s.guest, control, at);
-            match (word(gate), word(gate + 8)) {
-                // SDM 3A 6.14.1: offset in bits 0-15, 48-63 and 64-95, present in bit 47.
-                (Some(low), Some(high)) => {
-                    low >> 47 & 1 == 1
-                        && (low & 0xFFFF | low >> 32 & 0xFFFF_0000 | high << 32) == vaddr
-                }
-                _ => false,
-            }
+            // SDM 3A 6.14.1: offset in bits 0-15, 48-63 and 64-95, present in bit 47.
+            let of_low = |low: u64| low & 0xFFFF | low >> 32 & 0xFFFF_0000;
+            word(gate).is_some_and(|low| low >> 47 & 1 == 1 && of_low(low) == vaddr & 0xFFFF_FFFF)
+                && word(gate + 8).is_some_and(|high| high << 32 == vaddr & !0xFFFF_FFFF)
         })
     })
 }
