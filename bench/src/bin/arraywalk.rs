@@ -19,7 +19,9 @@ use bench::lab::report::Subject;
 use bench::lab::traffic::{self, Counts, Traffic};
 use core::sync::atomic::{AtomicU64, Ordering};
 use libl4::thread::Stack;
-use libl4::{CpuId, NodeId, Rights, arch, program, roi, thread, time, topology};
+use libl4::{
+    CpuId, MsgTag, NodeId, Rights, ThreadId, Time, arch, ipc, program, roi, thread, time, topology,
+};
 
 libl4::program!(main);
 
@@ -96,6 +98,8 @@ struct Run {
     shared: u64,
     /// The threads are on different nodes, and the system has a pager for each.
     two: bool,
+    /// The second thread.
+    second: ThreadId,
 }
 
 /// Walks `pages` pages from `first` on, `passes` times, turning round at the ends, and reads each in
@@ -138,6 +142,8 @@ extern "C" fn second(cpu: u64) -> ! {
     PAGER.store(client::my_pager().raw(), Ordering::Relaxed);
     warm_up(1);
     for round in 1.. {
+        // Asleep while the first thread gets a walk ready and gives its pages back, which takes longer than the walk.
+        let _ = ipc::wait();
         READY.store(round, Ordering::Release);
         await_at_least(&GO, round);
         let of = |word: &AtomicU64| word.load(Ordering::Relaxed);
@@ -156,7 +162,7 @@ extern "C" fn second(cpu: u64) -> ! {
 fn faults(two: bool) -> (u64, u64) {
     let task = client::my_task().ok();
     let of = |pager| client::counts_of(pager, task).map_or(0, |c| c.faults);
-    let other = libl4::ThreadId::from_raw(PAGER.load(Ordering::Relaxed));
+    let other = ThreadId::from_raw(PAGER.load(Ordering::Relaxed));
     (of(client::my_pager()), if two { of(other) } else { 0 })
 }
 
@@ -171,6 +177,7 @@ fn main() {
     let stack = STACK.take().expect("taken once");
     let thread = client::create_thread(&stack, second, u64::from(cpu.0));
     report.check("os_create_thread", thread.is_ok(), format_args!("{thread:?}"));
+    let Ok(second) = thread else { return report.end() };
     warm_up(0);
     traffic::announce("arraywalk", thread::my_cpu());
     traffic::announce("arraywalk", cpu);
@@ -180,14 +187,12 @@ fn main() {
             let base = ARRAY + round * RUN;
             round += 1;
             let shared = params.pages * overlap.min(100) / 100;
-            let run = Run { base, overlap, passes, shared, two };
+            let run = Run { base, overlap, passes, shared, two, second };
             measure(&mut report, &params, &run, round);
         }
     }
-    if let Ok(thread) = thread {
-        let deleted = client::delete_thread(thread);
-        report.check("os_delete_thread", deleted.is_ok(), format_args!("{deleted:?}"));
-    }
+    let deleted = client::delete_thread(second);
+    report.check("os_delete_thread", deleted.is_ok(), format_args!("{deleted:?}"));
     report.end();
 }
 
@@ -201,6 +206,8 @@ fn measure(report: &mut Report, params: &Params, run: &Run, round: u64) {
     PAGES.store(pages, Ordering::Relaxed);
     PASSES.store(run.passes, Ordering::Relaxed);
     STEP.store(params.step, Ordering::Relaxed);
+    let woken = ipc::send(run.second, Time::NEVER, MsgTag::NIL);
+    report.check("os_arraywalk_ready", woken.is_ok(), format_args!("{woken:?}"));
     await_at_least(&READY, round);
     let before = faults(run.two);
     let name = format!("walk {} o={} n={}", params.variant(), run.overlap, run.passes);

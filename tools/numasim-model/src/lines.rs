@@ -42,26 +42,33 @@ impl<T: Copy + Default> LineTable<T> {
     }
 }
 
+/// Chunks whose place is remembered: code, stacks and tables take turns.
+const RECENT: usize = 16;
+
 /// How lines were touched: a byte of flags for each, 0 for lines that were not. Accesses have locality,
-/// so the chunk of the last one is remembered.
+/// so the places of recently used chunks are remembered.
 #[derive(Debug, Default)]
 pub struct Touched {
     index: HashMap<u32, usize>,
     chunks: Vec<(u32, Box<[u8; CHUNK]>)>,
-    last: usize,
+    recent: [usize; RECENT],
 }
 
 impl Touched {
-    /// Adds flags to a line.
-    pub fn touch(&mut self, line: u32, how: u8) {
+    /// Adds flags to a line. Whether it lacked one of them.
+    pub fn touch(&mut self, line: u32, how: u8) -> bool {
         let chunk = line / CHUNK as u32;
-        if self.chunks.get(self.last).is_none_or(|c| c.0 != chunk) {
-            self.last = *self.index.entry(chunk).or_insert_with(|| {
+        let place = &mut self.recent[chunk as usize % RECENT];
+        if self.chunks.get(*place).is_none_or(|c| c.0 != chunk) {
+            *place = *self.index.entry(chunk).or_insert_with(|| {
                 self.chunks.push((chunk, Box::new([0; CHUNK])));
                 self.chunks.len() - 1
             });
         }
-        self.chunks[self.last].1[line as usize % CHUNK] |= how;
+        let flags = &mut self.chunks[*place].1[line as usize % CHUNK];
+        let lacked = *flags & how != how;
+        *flags |= how;
+        lacked
     }
 
     /// The flags of a line.
@@ -101,11 +108,13 @@ mod tests {
     fn flags_add_up() {
         let mut t = Touched::default();
         for (line, how) in [(5, 1), (100_000, 2), (5, 4), (99_999, 1), (512, 8)] {
-            t.touch(line, how);
+            assert!(t.touch(line, how));
         }
+        assert!(!t.touch(5, 4) && t.touch(512, 9), "one flag is new");
+        assert!(!t.touch(512, 9) && !t.touch(5, 1));
         let mut all: Vec<_> = t.iter().collect();
         all.sort_unstable();
-        assert_eq!(all, [(5, 5), (512, 8), (99_999, 1), (100_000, 2)]);
+        assert_eq!(all, [(5, 5), (512, 9), (99_999, 1), (100_000, 2)]);
         assert_eq!((t.get(5), t.get(6), t.get(1 << 30)), (5, 0, 0));
     }
 }

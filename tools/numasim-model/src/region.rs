@@ -203,8 +203,8 @@ impl Regions {
     pub fn touch(&mut self, open: &[usize], cpu: usize, line: u32, how: u8, by: Toucher) {
         for &at in open {
             if let Some(slot) = &mut self.list[at].slots[cpu] {
-                slot.lines.touch(line, how);
-                if how & touch::KERNEL != 0 {
+                // A line's flags say whether it has a first toucher: only then there is something to look up.
+                if slot.lines.touch(line, how) && how & touch::KERNEL != 0 {
                     slot.first.entry((line, how)).or_insert(by);
                 }
             }

@@ -46,9 +46,9 @@ pub fn access(cpu: usize, vaddr: u64, access: Access) {
             return;
         }
         s.guest.set_event(cpu, Some(access));
-        let store = access.is_store();
-        let device = s.sim.data(cpu, vaddr, access.size(), store, &s.guest);
-        if store && device == Some(APIC_ICR) {
+        let shape = s.shapes.of(access);
+        let device = s.sim.data(cpu, vaddr, shape.size, shape.store, &s.guest);
+        if shape.store && device == Some(APIC_ICR) {
             interrupt_sent(s, cpu);
         }
     });
@@ -84,7 +84,7 @@ pub fn event(cpu: usize, index: usize) {
 /// A CPU loads its interrupt descriptor table register: two bytes of limit, then the address.
 pub fn lidt(cpu: usize, vaddr: u64, access: Access) {
     with_state(|s| {
-        if access.size() == 8 {
+        if s.shapes.of(access).size == 8 {
             let control = control_of(s.guest.cpu(cpu));
             if let Some(table) = read_virtual(&s.guest, control, vaddr) {
                 s.watch.tables.set(cpu, table);

@@ -40,6 +40,7 @@ pub(crate) struct State {
     pub(crate) sim: Sim,
     pub(crate) guest: guest::Machine,
     pub(crate) watch: translate::Watch,
+    pub(crate) shapes: qemu::Shapes,
     /// Set by the first HELLO marker, cleared by SIMEND: the model is fed.
     pub(crate) armed: bool,
     /// Slices before the model takes over: who executes, and since which instruction.
@@ -63,6 +64,7 @@ fn create_state() -> &'static RefCell<State> {
         sim: Sim::new(config),
         guest,
         watch: translate::Watch::default(),
+        shapes: qemu::Shapes::default(),
         armed: false,
         early: (0, 0),
     };

@@ -256,17 +256,38 @@ pub struct Access {
     info: u32,
 }
 
-impl Access {
+/// What kind of access it is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shape {
     /// Its size in bytes.
-    pub fn size(self) -> u64 {
-        // SAFETY: `info` was handed to the callback.
-        1 << unsafe { qemu_plugin_mem_size_shift(self.info) }
-    }
-
+    pub size: u64,
     /// Whether it is a store.
-    pub fn is_store(self) -> bool {
+    pub store: bool,
+}
+
+/// The shapes of the accesses seen last. The emulator's word for an access depends on its kind only.
+#[derive(Default)]
+pub struct Shapes([(u32, Shape); 8]);
+
+impl Shapes {
+    /// What kind of access this is.
+    pub fn of(&mut self, access: Access) -> Shape {
+        // QEMU 7.2 has loads and stores in bits 16 and 17, the size in bits 4 and 5; any hash would do.
+        let info = access.info;
+        let known = &mut self.0[(info >> 4 & 3 | info >> 15 & 4) as usize];
+        if known.0 != info || known.1.size == 0 {
+            *known = (info, access.shape());
+        }
+        known.1
+    }
+}
+
+impl Access {
+    fn shape(self) -> Shape {
         // SAFETY: `info` was handed to the callback.
-        unsafe { qemu_plugin_mem_is_store(self.info) }
+        let (shift, store) =
+            unsafe { (qemu_plugin_mem_size_shift(self.info), qemu_plugin_mem_is_store(self.info)) };
+        Shape { size: 1 << shift, store }
     }
 
     /// What the emulator says where it went: whether it is a device, and the address it reports.
