@@ -168,7 +168,12 @@ impl Sim {
                 self.checks.fetch_unknown += 1;
             }
         }
-        self.cpus[cpu].clock > self.limit
+        let ahead = self.cpus[cpu].clock > self.limit;
+        if ahead {
+            // If there is nobody else, this CPU goes on, and looks again after as long, not at every block.
+            self.set_limit(cpu);
+        }
+        ahead
     }
 
     /// A CPU has loaded or stored `size` bytes. If they are no RAM, gives the guest-physical address.

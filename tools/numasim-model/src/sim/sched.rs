@@ -115,7 +115,7 @@ impl Sim {
     }
 
     /// How far the CPU may go before it has to let others run.
-    fn set_limit(&mut self, cpu: usize) {
+    pub(super) fn set_limit(&mut self, cpu: usize) {
         let others = self.cpus.iter().enumerate();
         let slowest = others.filter(|&(i, c)| i != cpu && c.runnable).map(|(_, c)| c.clock).min();
         let alone = self.cpus[cpu].clock + ALONE * self.config.quantum;
