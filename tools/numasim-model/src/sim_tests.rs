@@ -197,6 +197,18 @@ fn clocks_stay_within_a_quantum() {
 }
 
 #[test]
+fn a_cpu_that_is_alone_looks_for_others_now_and_then() {
+    let mut rig = Rig::new(&[]);
+    rig.run(0, 1);
+    let asked = (0..100_000).filter(|_| rig.run(0, 10)).count();
+    // A million cycles, in parts of 20 quanta of 1000.
+    assert!((45..=50).contains(&asked), "{asked}");
+    rig.run(2, 1);
+    rig.run(0, 3000);
+    assert!(rig.run(0, 1) && rig.run(0, 1), "as long as the other does not run, at every block");
+}
+
+#[test]
 fn a_repeated_instruction_counts_once() {
     let mut rig = Rig::new(&[]);
     rig.run(0, 0);
