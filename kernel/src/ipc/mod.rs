@@ -11,25 +11,24 @@
 
 pub mod cancel;
 pub mod kernel_msg;
+pub mod propagation;
 pub mod result;
 pub mod short;
 pub mod strings;
 pub mod timeout;
 pub mod transfer;
 
-use kcore::ipc::{Awaited, Identity, Key, State, accepts, meet::may_propagate};
+use kcore::ipc::{Awaited, Identity, Key, State, accepts};
 use l4abi::error::IpcCode;
 use l4abi::id::ThreadId;
-use l4abi::syscall::SyscallNo;
 use l4abi::tag::{MAX_WORDS, MsgTag, TagFlags};
 
-use crate::cross::{Reached, errand::Errand, reach};
 use crate::ipc::result::{Phase, fail};
 use crate::ipc::transfer::Outcome;
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, Next, work};
+use crate::thread;
 use crate::thread::tcb::{TcbRef, reg};
-use crate::thread::{self, utcb};
 use crate::trace;
 
 /// What an Ipc caller asks for, as its registers say it (reference 5.1).
@@ -157,7 +156,7 @@ fn takes_otherwise(receiver: TcbRef, sender: TcbRef) -> bool {
     let awaited = receiver.awaited.get();
     let speaks_for = match sender.virtual_sender.get() {
         0 => None,
-        v => thread::lookup(v).map(identity),
+        id => thread::lookup(id).map(|v| Identity { global: id, space: space_token(v) }),
     };
     accepts(Awaited(awaited), space_token(receiver), identity(sender), speaks_for)
 }
@@ -171,16 +170,24 @@ fn send_phase(cpu: &PerCpu, me: TcbRef, to: u64, from: u64) -> Next {
         let Some(taker) = thread::redirect(me, dest) else { return no_thread(cpu, me, 0) };
         dest = taker;
     }
-    if MsgTag::from_raw(me.reg(reg::R9)).is_propagated() && !propagate(cpu, me, dest) {
+    if MsgTag::from_raw(me.reg(reg::R9)).is_propagated()
+        && !propagation::begin(cpu, me, dest, id_of(me, dest, to))
+    {
         return Next::Schedule;
     }
     trace::ipc_send(me, dest, false);
     if dest.key().cpu() != me.key().cpu() {
-        // Under a local id, and as redirector, goes whoever is there.
-        let named = ThreadId::from_raw(to).is_local() || me.key().has(Key::REDIRECTED);
-        return crate::cross::send(cpu, me, dest, if named { dest.id.get() } else { to });
+        return crate::cross::send(cpu, me, dest, id_of(me, dest, to));
     }
     send_local(cpu, me, dest, None)
+}
+
+/// The id of `dest`, which `me` has called `to`. What its slot says a moment later may be another thread's.
+#[inline(always)]
+fn id_of(me: TcbRef, dest: TcbRef, to: u64) -> u64 {
+    // Under a local id, and as redirector, goes whoever is there.
+    let named = ThreadId::from_raw(to).is_local() || me.key().has(Key::REDIRECTED);
+    if named { dest.id.get() } else { to }
 }
 
 /// `to` names no thread: an interrupt line that is to be enabled again, or nobody.
@@ -234,38 +241,6 @@ pub fn poll_since(cpu: &PerCpu, me: TcbRef, dest: TcbRef, deadline: timeout::Dea
     me.travel.since.set(since);
     dest.senders.insert_by(me, |s| s.travel.since.get());
     timeout::start(cpu, me, deadline);
-}
-
-/// Checks the virtual sender that `me` names and, if allowed, sends in its name. If not allowed the flag is
-/// dropped without an error (reference 5.4).
-///
-/// A virtual sender that waits for the reply of the real one shall wait for the receiver's. If it does so on
-/// another CPU, because one of the two was moved since the request, `me` goes there first: false.
-#[cold]
-fn propagate(cpu: &PerCpu, me: TcbRef, dest: TcbRef) -> bool {
-    let claimed = thread::lookup(utcb::virtual_sender(me)).filter(|v| {
-        let redirector = v.space.get().is_some_and(|s| s.redirector() == me.id.get());
-        may_propagate(identity(me), identity(v), space_token(dest), redirector)
-    });
-    match claimed {
-        None => me.set_reg(
-            reg::R9,
-            MsgTag::from_raw(me.reg(reg::R9)).with_flags(TagFlags::empty()).raw(),
-        ),
-        Some(v) => {
-            let waits = matches!(v.state(), State::Waiting | State::Remote)
-                && v.awaited.get() == me.id.get();
-            let call = SyscallNo::Ipc;
-            if waits && reach(cpu, me, v, Errand::Syscall { call }) == Reached::NotYet {
-                return false;
-            }
-            me.virtual_sender.set(v.id.get());
-            if waits && v.state() == State::Waiting && v.awaited.get() == me.id.get() {
-                v.awaited.set(dest.id.get());
-            }
-        }
-    }
-    true
 }
 
 /// Moves the message of `sender` to `dest`, which waits for it. Both are on this CPU; either may be current.

@@ -61,10 +61,14 @@ fn received_by_redirection(dest: TcbRef, sender: TcbRef) {
 /// The message came in another thread's name: `dest` sees that one, and who really sent it.
 #[cold]
 fn received_by_propagation(dest: TcbRef, sender: TcbRef) {
-    if let Some(v) = thread::lookup(sender.virtual_sender.get()) {
+    let id = sender.virtual_sender.get();
+    let Some(v) = thread::lookup(id) else { return };
+    let name = name_for(v, dest);
+    // It may be of another CPU, and gone since: then the message is the sender's own.
+    if v.id.get() == id {
         let flags = MsgTag::from_raw(dest.reg(reg::R9)).add_flags(TagFlags::PROPAGATED);
         dest.set_reg(reg::R9, flags.raw());
-        dest.set_reg(reg::RSI, name_for(v, dest));
+        dest.set_reg(reg::RSI, name);
         utcb::set_actual_sender(dest, sender.id.get());
     }
 }

@@ -25,6 +25,7 @@ pub mod mailbox;
 mod model;
 pub mod pending;
 pub mod post;
+pub mod propagate;
 pub mod transfer;
 
 use crate::ipc::{Key, State};

@@ -5,6 +5,7 @@
 //! ever if every CPU goes on now and then.
 
 mod calls;
+mod forward;
 mod lines;
 mod pages;
 mod transfer;
