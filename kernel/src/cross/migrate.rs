@@ -7,12 +7,11 @@
 //! when it is done. So every state is covered by the ways that cross-CPU IPC has anyway.
 
 use kcore::cross::NOWHERE;
-use kcore::ipc::{Key, State};
+use kcore::ipc::Key;
 use kcore::types::{CpuId, NodeId, PhysAddr};
 use l4abi::error::ErrorCode;
 
-use crate::cross::errand::Errand;
-use crate::cross::{depart, transfer};
+use crate::cross::transfer;
 use crate::sched::Next;
 use crate::sched::percpu::PerCpu;
 use crate::space::SpaceRef;
@@ -44,31 +43,11 @@ pub fn check(me: TcbRef, t: TcbRef, to: u16) -> Result<u64, ErrorCode> {
 /// The part that cannot fail; `root` is the answer of [`check`].
 pub fn commit(cpu: &PerCpu, me: TcbRef, t: TcbRef, to: u16, root: u64) -> Next {
     crate::trace::migrate(t, to);
+    let visited = t.key().has(Key::VISITING);
     t.travel.set_home(to);
     t.root.set(root);
     utcb::set_processor(t, to);
     irq::handler_moved(t);
-    let here = cpu.number();
-    if t.key().has(Key::VISITING) {
-        if to == here {
-            // It is at home now without having travelled: its page comes to it.
-            t.clear_flag(Key::VISITING);
-            crate::cross::settle_in(cpu, t);
-        }
-        return Next::Thread(me);
-    }
-    match t.state() {
-        // The partner is here: a visitor from now on.
-        State::Polling | State::Sending | State::Remote => t.set_flag(Key::VISITING),
-        State::Receiving => {
-            if let Some(sender) = t.partner.get()
-                && transfer::follows_receiver(cpu, sender)
-            {
-                depart(cpu, sender, to, Errand::Home);
-            }
-            depart(cpu, t, to, Errand::Home);
-        }
-        _ => depart(cpu, t, to, Errand::Home),
-    }
+    transfer::moved(cpu, t, visited);
     Next::Thread(me)
 }

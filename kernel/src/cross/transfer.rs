@@ -1,8 +1,8 @@
 //! Transfers whose partners are on different CPUs for a while: the rules of `kcore::cross::transfer` for the threads of
 //! this CPU.
 
-pub use kcore::cross::transfer::View;
 use kcore::cross::transfer::{self, Cpu, Go};
+pub use kcore::cross::transfer::{Ending, View};
 use kcore::ipc::{Key, State};
 use l4abi::error::IpcCode;
 use l4abi::tag::{MsgTag, TagFlags};
@@ -93,6 +93,18 @@ impl Cpu for Here<'_> {
         sched::enqueue(self.0, t);
     }
 
+    fn settle(&mut self, t: TcbRef) {
+        if t.travel.home() == self.0.number() {
+            // It is at home now without having travelled: its page comes to it.
+            t.clear_flag(Key::VISITING);
+            crate::cross::settle_in(self.0, t);
+        }
+    }
+
+    fn visit(&mut self, t: TcbRef) {
+        t.set_flag(Key::VISITING);
+    }
+
     fn finish(&mut self, t: TcbRef, partner: TcbRef, end: End) {
         let sender = if end.phase == Phase::Send { t } else { partner };
         let tag = MsgTag::from_raw(sender.reg(reg::R9)).with_flags(TagFlags::ERROR);
@@ -108,9 +120,14 @@ pub fn partner_elsewhere(cpu: &PerCpu, t: TcbRef) -> Option<TcbRef> {
     transfer::partner_elsewhere(&Here(cpu), t)
 }
 
-/// Whether `sender` stands beside its receiver on this CPU and goes where that goes.
-pub fn follows_receiver(cpu: &PerCpu, sender: TcbRef) -> bool {
-    transfer::follows_receiver(&Here(cpu), sender)
+/// What an abort of these phases of `t` ends.
+pub fn abort(cpu: &PerCpu, t: TcbRef, receive: bool, send: bool) -> Ending<TcbRef> {
+    transfer::abort(&mut Here(cpu), t, receive, send)
+}
+
+/// `t` has another home; before, it was at home here unless it `visited`.
+pub fn moved(cpu: &PerCpu, t: TcbRef, visited: bool) {
+    transfer::moved(&mut Here(cpu), t, visited);
 }
 
 /// `t` has its page and is back in its transfer.

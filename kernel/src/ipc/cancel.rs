@@ -1,50 +1,41 @@
 //! Ending somebody's IPC: ExchangeRegisters, migration between spaces, deletion (reference 5.7).
 
-use kcore::ipc::{Key, State};
+use kcore::ipc::State;
 use l4abi::error::IpcCode;
 
+use crate::cross::transfer::{self, Ending};
+use crate::ipc::kernel_msg;
 use crate::ipc::result::{Phase, fail};
-use crate::ipc::{kernel_msg, transfer};
 use crate::sched::percpu::PerCpu;
 use crate::sched::{self, work};
 use crate::thread::tcb::{Outer, TcbRef};
 
-/// Aborts the receive and/or send phase of `t`, a thread of this CPU, if it is in one.
+/// Aborts the receive and/or send phase of `t`, a thread of this CPU, if it is in one. What that ends is said by the rules
+/// (`kcore::cross::transfer::abort`).
 pub fn abort(cpu: &PerCpu, t: TcbRef, receive: bool, send: bool) {
-    if t.state() == State::Remote {
-        crate::cross::interrupt_errand(cpu, t);
-    }
-    let state = t.state();
-    // A fault in the middle of a transfer hides the transfer: it goes first.
-    if t.key().has(Key::KERNEL_IPC) {
-        abort_kernel_ipc(cpu, t, receive, send);
-        return;
-    }
-    match state {
-        State::Polling if send => {
+    match transfer::abort(cpu, t, receive, send) {
+        Ending::Send => {
             unqueue(t);
             sched::clear_wakeup(cpu, t);
             let _ = fail(cpu, t, Phase::Send, IpcCode::Canceled, 0);
         }
-        State::Waiting if receive => {
+        Ending::Receive => {
             sched::clear_wakeup(cpu, t);
             let _ = fail(cpu, t, Phase::Receive, IpcCode::Canceled, 0);
         }
-        State::Sending if send => {
-            if let Some(dest) = t.partner.get() {
-                abort_transfer(cpu, t, dest);
+        Ending::Transfer(sender, dest) => abort_transfer(cpu, sender, dest),
+        Ending::Message => {
+            drop_kernel_ipc(cpu, t);
+            t.set_state(State::Ready);
+            sched::enqueue(cpu, t);
+        }
+        Ending::Nothing => {
+            // A receive phase that was put off until the thread is picked.
+            if t.state() == State::Ready && receive && t.work.get() == work::Work::Receive {
+                work::clear(t);
+                let _ = fail(cpu, t, Phase::Receive, IpcCode::Canceled, 0);
             }
         }
-        State::Receiving if receive => {
-            if let Some(sender) = t.partner.get() {
-                abort_transfer(cpu, sender, t);
-            }
-        }
-        State::Ready if receive && t.work.get() == work::Work::Receive => {
-            work::clear(t);
-            let _ = fail(cpu, t, Phase::Receive, IpcCode::Canceled, 0);
-        }
-        _ => {}
     }
 }
 
@@ -55,37 +46,7 @@ pub fn abort_transfer(cpu: &PerCpu, sender: TcbRef, dest: TcbRef) {
 
 /// Ends the parked transfer from `sender` to `dest` with an error for each.
 pub fn end_transfer(cpu: &PerCpu, sender: TcbRef, dest: TcbRef, codes: (IpcCode, IpcCode)) {
-    crate::cross::transfer::end(cpu, sender, dest, codes);
-}
-
-/// `t` is in an IPC that the kernel makes. Outside a transfer it restarts at user level; the instruction that
-/// faulted is executed again.
-fn abort_kernel_ipc(cpu: &PerCpu, t: TcbRef, receive: bool, send: bool) {
-    let outer = t.outer.get();
-    match outer.state {
-        State::Sending | State::Receiving => {
-            let (acts, sender, dest) = match (outer.state, outer.partner) {
-                (State::Sending, Some(dest)) => (send, t, dest),
-                (_, Some(sender)) => (receive, sender, t),
-                _ => return,
-            };
-            if acts {
-                abort_transfer(cpu, sender, dest);
-            }
-        }
-        _ => {
-            let acts = match t.state() {
-                State::Polling => send,
-                State::Waiting => receive,
-                _ => false,
-            };
-            if acts {
-                drop_kernel_ipc(cpu, t);
-                t.set_state(State::Ready);
-                sched::enqueue(cpu, t);
-            }
-        }
-    }
+    transfer::end(cpu, sender, dest, codes);
 }
 
 /// Forgets the kernel IPC of `t` without an answer.
@@ -114,7 +75,7 @@ pub fn for_deletion(cpu: &PerCpu, t: TcbRef) {
     unqueue(t);
     work::clear(t);
     dismiss_senders(cpu, t);
-    debug_assert!(transfer::is_idle(t));
+    debug_assert!(crate::ipc::transfer::is_idle(t));
 }
 
 /// Those queued at `t` fail with 'no partner'.

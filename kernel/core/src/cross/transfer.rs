@@ -70,8 +70,27 @@ pub trait Cpu {
     fn go_on(&mut self, dest: Self::Thread);
     /// Queues `t` if it can run, at home.
     fn enqueue(&mut self, t: Self::Thread);
+    /// `t`, a visitor, has another home: this CPU, perhaps.
+    fn settle(&mut self, t: Self::Thread);
+    /// `t` is a visitor from now on.
+    fn visit(&mut self, t: Self::Thread);
     /// `t`, whose partner was `partner`, has this end and is ready.
     fn finish(&mut self, t: Self::Thread, partner: Self::Thread, end: Self::End);
+}
+
+/// What an abort ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending<T> {
+    /// Nothing: the thread is in no IPC, or not in a phase that is to be aborted.
+    Nothing,
+    /// Its place in a partner's queue.
+    Send,
+    /// Its wait.
+    Receive,
+    /// The transfer from the first to the second.
+    Transfer(T, T),
+    /// A message that the kernel makes: the thread does again what brought that about.
+    Message,
 }
 
 fn parked(state: State) -> bool {
@@ -100,6 +119,64 @@ pub fn partner_elsewhere<C: Cpu>(c: &C, t: C::Thread) -> Option<C::Thread> {
 pub fn follows_receiver<C: Cpu>(c: &C, sender: C::Thread) -> bool {
     let view = c.look(sender);
     view.here && !view.kernel_ipc && view.state == State::Sending
+}
+
+/// What ends if the `receive` phase, the `send` phase or both of `t`, a thread of this CPU, are aborted. One that looks for its
+/// partner stops that. A fault in the middle of a transfer hides the transfer: it goes first.
+pub fn abort<C: Cpu>(c: &mut C, t: C::Thread, receive: bool, send: bool) -> Ending<C::Thread> {
+    if c.look(t).state == State::Remote {
+        c.interrupt(t);
+    }
+    let View { state, outer, partner, kernel_ipc, .. } = c.look(t);
+    let (state, partner, hidden) = match outer {
+        Some((state, partner)) if parked(state) => (state, partner, true),
+        _ => (state, partner, false),
+    };
+    match (state, partner) {
+        (State::Sending, Some(dest)) if send => Ending::Transfer(t, dest),
+        (State::Receiving, Some(sender)) if receive => Ending::Transfer(sender, t),
+        (State::Polling, _) if send && !hidden => {
+            if kernel_ipc {
+                Ending::Message
+            } else {
+                Ending::Send
+            }
+        }
+        (State::Waiting, _) if receive && !hidden => {
+            if kernel_ipc {
+                Ending::Message
+            } else {
+                Ending::Receive
+            }
+        }
+        _ => Ending::Nothing,
+    }
+}
+
+/// The home of `t`, a thread of this CPU, is another one now; before, it was at home here unless it `visited`. One that nothing ties to
+/// this CPU leaves in whatever state it is.
+pub fn moved<C: Cpu>(c: &mut C, t: C::Thread, visited: bool) {
+    if visited {
+        c.settle(t);
+        return;
+    }
+    let View { state, partner, .. } = c.look(t);
+    match state {
+        // The partner is here.
+        State::Polling | State::Sending | State::Remote => {
+            c.visit(t);
+            return;
+        }
+        State::Receiving => {
+            if let Some(sender) = partner
+                && follows_receiver(c, sender)
+            {
+                c.send_home(sender, t, Go::Home);
+            }
+        }
+        _ => {}
+    }
+    c.send_home(t, t, Go::Home);
 }
 
 /// `t` has its page and is back in its transfer.

@@ -1,7 +1,7 @@
 //! A CPU in one step: what the kernel does around the rules of `cross::transfer`. Functions have the names of the kernel's.
 
 use super::{Broken, Errand, Fate, Op, R, S, Thread, World, X};
-use crate::cross::transfer::{self, Cpu, Go, View};
+use crate::cross::transfer::{self, Cpu, Ending, Go, View};
 use crate::cross::{NOWHERE, Step, place, step};
 use crate::ipc::{Key, State};
 
@@ -78,6 +78,10 @@ impl Cpu for On<'_> {
             self.depart(i, t.home, Errand::Home);
         }
     }
+
+    fn settle(&mut self, _visitor: usize) {}
+
+    fn visit(&mut self, _visitor: usize) {}
 
     fn finish(&mut self, i: usize, _partner: usize, end: Fate) {
         assert_ne!(self.w.t[i].state, State::Absent, "{i} is deleted");
@@ -371,14 +375,14 @@ impl On<'_> {
     }
 
     fn abort(&mut self, i: usize) {
-        if self.w.t[i].state == State::Remote {
-            self.interrupt(i);
-        }
-        let t = self.w.t[i];
-        if t.kernel_ipc || matches!(t.state, State::Sending | State::Receiving) {
-            self.end(Fate::Aborted);
-        } else if matches!(t.state, State::Polling | State::Waiting) {
-            self.fail(i, Fate::Canceled);
+        match transfer::abort(self, i, true, true) {
+            Ending::Nothing => {}
+            Ending::Send | Ending::Receive => self.fail(i, Fate::Canceled),
+            Ending::Transfer(sender, dest) => {
+                assert_eq!((sender, dest), (S, R));
+                self.end(Fate::Aborted);
+            }
+            Ending::Message => unreachable!("all faults are in the transfer"),
         }
     }
 
@@ -415,20 +419,14 @@ impl On<'_> {
 
     fn migrate(&mut self, i: usize, to: u16) {
         let t = self.w.t[i];
-        self.t(i).home = to;
-        if t.cpu != t.home
-            || t.cpu == to
-            || matches!(t.state, State::Polling | State::Sending | State::Remote)
-        {
+        if t.home == to {
             return;
         }
-        let takes = match self.is(Broken::TakesSenderAlong) {
-            true => self.w.t[S].cpu == self.here,
-            false => transfer::follows_receiver(self, S),
-        };
-        if t.state == State::Receiving && takes {
+        self.t(i).home = to;
+        let alone = t.state == State::Receiving && self.is(Broken::TakesSenderAlong);
+        if alone && t.cpu == t.home && self.w.t[S].cpu == self.here {
             self.depart(S, to, Errand::Home);
         }
-        self.depart(i, to, Errand::Home);
+        transfer::moved(self, i, t.cpu != t.home);
     }
 }
