@@ -34,7 +34,10 @@ impl Cpu for On<'_> {
 
     fn set_state(&mut self, i: usize, state: State) {
         let t = &mut self.w.t[i];
-        assert!(t.cpu == self.here, "{i} is changed by another CPU");
+        assert!(
+            t.cpu == self.here && !t.other,
+            "{i} is changed by another CPU, or is another thread"
+        );
         assert!(
             t.state == state || t.state != State::Absent && t.state.may_become(state),
             "{i}: {:?} to {state:?}",
@@ -111,7 +114,11 @@ impl On<'_> {
     fn depart(&mut self, i: usize, to: u16, errand: Errand) {
         let here = self.here;
         let t = self.t(i);
-        assert!(t.cpu == here && to != here, "{i} sent from {} by {here} to {to}", t.cpu);
+        assert!(
+            t.cpu == here && to != here && !t.other,
+            "{i} sent from {} by {here} to {to}",
+            t.cpu
+        );
         let tied = t.waits || t.at_pager;
         assert!(!tied, "{i} leaves while it looks or is queued: {:?}", self.w);
         let t = self.t(i);
@@ -208,7 +215,7 @@ impl On<'_> {
     }
 
     fn send(&mut self) {
-        if self.w.t[R].state == State::Absent {
+        if self.w.t[R].state == State::Absent || self.w.t[R].other {
             return self.fail(S, Fate::NoPartner);
         }
         if !self.reach_for(S, R, Errand::Send) {
@@ -352,9 +359,12 @@ impl On<'_> {
 
     fn call(&mut self) {
         let op = self.w.set.ops[self.done_ops()];
-        let (Op::Cancel(victim) | Op::Delete(victim) | Op::Move(victim, _)) = op else { return };
+        let victim = match op {
+            Op::Cancel(i) | Op::Delete(i) | Op::Replace(i) | Op::Move(i, _) => i,
+            Op::Nothing => return,
+        };
         // Its own calls name a thread by id: one that is deleted is not found.
-        if self.w.t[victim].state != State::Absent {
+        if self.w.t[victim].state != State::Absent && !self.w.t[victim].other {
             if !self.reach_for(X, victim, Errand::Call) {
                 return;
             }
@@ -362,6 +372,7 @@ impl On<'_> {
                 Op::Cancel(_) => self.abort(victim),
                 Op::Move(_, to) => self.migrate(victim, to),
                 _ if !self.delete(victim) => return,
+                Op::Replace(_) => self.make(victim),
                 _ => {}
             }
         }
@@ -415,6 +426,16 @@ impl On<'_> {
         (t.partner, t.at_pager) = (None, false);
         t.fate = Fate::Deleted;
         true
+    }
+
+    /// Another thread gets the number of deleted `i`.
+    fn make(&mut self, i: usize) {
+        let here = self.here;
+        let t = self.t(i);
+        (t.state, t.other, t.steps_left) = (State::Ready, true, 0);
+        (t.cpu, t.target, t.home, t.old) = (here, here, here, (here, here));
+        (t.kernel_ipc, t.outer, t.halted) = (false, None, false);
+        t.errand = Errand::Home;
     }
 
     fn migrate(&mut self, i: usize, to: u16) {

@@ -1,10 +1,10 @@
 //! Every history of a string transfer between two CPUs: a sender and a receiver with page faults on both sides, their pagers,
-//! the clocks of the send phase, the receive phase and the transfer, and a third thread that cancels, deletes and moves them.
+//! the clocks of the send phase, the receive phase and the transfer, and a third thread that cancels, deletes, replaces and moves them.
 //!
 //! Who goes where is decided by the kernel's own `cross::transfer`; the rest of the kernel is [`On`], a CPU in one step.
 //!
 //! In every state: a thread is in one mailbox or on one CPU, in one queue and that on its own CPU, every change of state is one that the
-//! table of states allows, nothing happens to a deleted thread, strings are copied on the receiver's CPU, and the
+//! table of states allows, nothing happens to a deleted thread or to one that has its number since, strings are copied on the receiver's CPU, and the
 //! transfer's clock runs exactly as long as the transfer. At every end: both partners say the same of the message.
 
 mod cpu;
@@ -46,6 +46,8 @@ enum Op {
     Nothing,
     Cancel(usize),
     Delete(usize),
+    /// It is deleted, and another thread has its number.
+    Replace(usize),
     Move(usize, u16),
 }
 
@@ -88,6 +90,8 @@ struct Thread {
     /// The transfer goes on when it is picked.
     work: bool,
     halted: bool,
+    /// Another thread that has the number now; it does nothing.
+    other: bool,
     fate: Fate,
     got: u8,
     steps_left: u8,
@@ -140,6 +144,7 @@ impl World {
             outer: None,
             work: false,
             halted: false,
+            other: false,
             fate: Fate::Open,
             got: 0,
             steps_left: set.messages,
@@ -283,7 +288,7 @@ const PLAIN: Setting = Setting {
 fn ops() -> Vec<Op> {
     let mut ops = vec![];
     for who in [S, R] {
-        ops.extend([Op::Cancel(who), Op::Delete(who)]);
+        ops.extend([Op::Cancel(who), Op::Delete(who), Op::Replace(who)]);
         ops.extend((0..CPUS as u16).map(|cpu| Op::Move(who, cpu)));
     }
     ops
