@@ -13,9 +13,10 @@ use crate::ids::{Caller, Frame, NodeSet, PageNo, PageRange, Status, TaskId};
 use crate::members::Members;
 pub use crate::op::{Census, DirConfig, DirError, DirOp, Filter, MemberChange, Outcome, Update};
 use crate::page::{Entry, MAX_REPLICAS, Mode, PageState};
+use crate::pagemap::PageMap;
 use crate::pageset::PageSet;
 use crate::region::{Policy, Region, RegionMap};
-use alloc::collections::BTreeMap;
+use crate::task::Cached;
 use alloc::vec::Vec;
 use l4abi::{NodeId, Rights};
 
@@ -27,7 +28,7 @@ pub struct Directory {
     /// Its regions.
     pub regions: RegionMap,
     /// Its pages.
-    pub entries: BTreeMap<PageNo, Entry>,
+    pub entries: PageMap<Entry>,
     /// Its threads.
     pub members: Members,
 }
@@ -39,7 +40,7 @@ impl Directory {
     /// The directory of a new task without threads.
     #[must_use]
     pub fn new(task: TaskId) -> Self {
-        let (regions, entries) = (RegionMap::new(), BTreeMap::new());
+        let (regions, entries) = (RegionMap::new(), PageMap::new());
         Self { task, regions, entries, members: Members::default() }
     }
 
@@ -99,18 +100,48 @@ impl Directory {
             return Outcome::Local { range, rights: region.rights };
         }
         let home = region.policy.home(page, by.node, config.nodes as usize);
-        let entry = self.entries.entry(page).or_default();
+        let entry = self.entries.get_or_insert_with(page, Entry::default);
         if entry.holder.is_some() {
             entry.waiters.push_back(by);
             return Outcome::Queued;
         }
         if !config.hold_faults
-            && let Some(outcome) = resolve_at_once(entry, by.node, region, access, home, offer)
+            && let Some((Cached { frame, rights }, offered)) =
+                resolve_at_once(entry, by.node, region, access, home, offer)
         {
-            return outcome;
+            return Outcome::Map { frame, rights, offered };
         }
         entry.holder = Some(by);
         Outcome::Held { page, state: entry.state.clone(), home, region }
+    }
+
+    /// [`DirOp::Resolve`], if that gives [`Outcome::Map`]: the mapping, and whether the offer was taken.
+    /// Else nothing changes.
+    pub fn resolve_at_once(
+        &mut self,
+        config: DirConfig,
+        by: Caller,
+        page: PageNo,
+        access: Rights,
+        offer: Option<Frame>,
+    ) -> Option<(Cached, bool)> {
+        if self.members.dying || config.hold_faults {
+            return None;
+        }
+        let (_, region) = self.region_of(config, page)?;
+        if !region.rights.contains(access) || region.policy == Policy::NodeLocal {
+            return None;
+        }
+        let home = region.policy.home(page, by.node, config.nodes as usize);
+        match self.entries.get_mut(page) {
+            Some(entry) if entry.holder.is_some() => None,
+            Some(entry) => resolve_at_once(entry, by.node, region, access, home, offer),
+            None => {
+                let (mapped, state) = first_state(by.node, region, access, home, offer)?;
+                self.entries.insert(page, Entry::idle(state));
+                Some((mapped, true))
+            }
+        }
     }
 
     fn hold(&mut self, config: DirConfig, by: Caller, range: PageRange, filter: Filter) -> Outcome {
@@ -127,8 +158,8 @@ impl Directory {
         };
         let page = match filter {
             Filter::Exact => range.first,
-            _ => match self.entries.range(range.first..range.end).find(|(_, e)| selects(e)) {
-                Some((&page, _)) => page,
+            _ => match self.entries.range(range).find(|(_, e)| selects(e)) {
+                Some((page, _)) => page,
                 None => return Outcome::NoPage,
             },
         };
@@ -138,7 +169,7 @@ impl Directory {
             return Outcome::Refused(DirError::Unsupported);
         }
         let home = region.policy.home(page, by.node, config.nodes as usize);
-        let entry = self.entries.entry(page).or_default();
+        let entry = self.entries.get_or_insert_with(page, Entry::default);
         if entry.holder.is_some() {
             entry.waiters.push_back(by);
             return Outcome::Queued;
@@ -161,7 +192,9 @@ impl Directory {
         let mut mapped = told.unwrap_or(NodeSet::EMPTY);
         let mut held: Option<PageSet> = None;
         let (mut frames, mut status) = (Vec::new(), Status::empty());
-        for (&page, entry) in self.entries.range_mut(range.first..range.end) {
+        let mut rest = range;
+        while let Some((page, entry)) = self.entries.first_in(rest) {
+            rest.first = PageNo(page.0 + 1);
             if entry.holder.is_some() {
                 if held.is_none() {
                     entry.waiters.push_back(by);
@@ -195,16 +228,16 @@ impl Directory {
         remove: bool,
         wakes: &mut Wakes,
     ) -> Outcome {
-        let held = |page| self.entries.get(&page).is_some_and(|entry| entry.holder == Some(by));
+        let held = |page| self.entries.get(page).is_some_and(|entry| entry.holder == Some(by));
         if !pages.iter().all(held) {
             return Outcome::Refused(DirError::Invalid);
         }
         for page in pages.iter() {
-            let Some(entry) = self.entries.get_mut(&page) else { continue };
+            let Some(entry) = self.entries.get_mut(page) else { continue };
             entry.holder = None;
             wakes.extend(entry.waiters.drain(..));
             if remove {
-                self.entries.remove(&page);
+                self.entries.remove(page);
             } else if let Some(state) = &mut entry.state {
                 (state.mapped, state.status) = (NodeSet::EMPTY, Status::empty());
             }
@@ -213,7 +246,7 @@ impl Directory {
     }
 
     fn commit(&mut self, by: Caller, page: PageNo, update: Update, wakes: &mut Wakes) -> Outcome {
-        let Some(entry) = self.entries.get_mut(&page).filter(|e| e.holder == Some(by)) else {
+        let Some(entry) = self.entries.get_mut(page).filter(|e| e.holder == Some(by)) else {
             return Outcome::Refused(DirError::Invalid);
         };
         entry.holder = None;
@@ -224,7 +257,7 @@ impl Directory {
             Update::Remove => entry.state = None,
         }
         if entry.state.is_none() {
-            self.entries.remove(&page);
+            self.entries.remove(page);
         }
         Outcome::Done
     }
@@ -255,7 +288,7 @@ impl Directory {
     #[must_use]
     pub fn preload(&mut self, page: PageNo, frame: Frame) -> bool {
         let Some((_, region)) = self.regions.find(page) else { return false };
-        if region.policy == Policy::NodeLocal || self.entries.contains_key(&page) {
+        if region.policy == Policy::NodeLocal || self.entries.get(page).is_some() {
             return false;
         }
         let state = PageState::first(first_mode(region, false), frame, NodeSet::EMPTY);
@@ -267,7 +300,7 @@ impl Directory {
         if range.is_empty() {
             return Outcome::Refused(DirError::Invalid);
         }
-        if self.entries.range(range.first..range.end).next().is_some() || self.has_local(range) {
+        if self.entries.range(range).next().is_some() || self.has_local(range) {
             return Outcome::Refused(DirError::InUse);
         }
         self.regions.set(range, Region { policy: effective(config, region.policy), ..region });
@@ -283,9 +316,7 @@ impl Directory {
             return Outcome::Refused(DirError::InUse);
         }
         // Local and global pages of one address must never coexist.
-        if policy == Policy::NodeLocal
-            && self.entries.range(range.first..range.end).next().is_some()
-        {
+        if policy == Policy::NodeLocal && self.entries.range(range).next().is_some() {
             return Outcome::Refused(DirError::InUse);
         }
         match self.regions.set_policy(range, policy) {
@@ -306,7 +337,7 @@ impl Directory {
         if region.policy == Policy::NodeLocal {
             return Outcome::Local { range, rights: region.rights };
         }
-        let state = self.entries.get(&page).and_then(|e| e.state.as_ref());
+        let state = self.entries.get(page).and_then(|e| e.state.as_ref());
         Outcome::Page {
             frames: state.map_or(NodeSet::EMPTY, PageState::frame_nodes),
             frame: state.map(|s| s.frames[0]),
@@ -333,14 +364,13 @@ fn resolve_at_once(
     access: Rights,
     home: NodeId,
     offer: Option<Frame>,
-) -> Option<Outcome> {
-    let write = access.contains(Rights::W);
+) -> Option<(Cached, bool)> {
     let Some(state) = &mut entry.state else {
-        let frame = offer.filter(|_| home == node)?;
-        let mode = first_mode(region, write);
-        entry.state = Some(PageState::first(mode, frame, NodeSet::only(node)));
-        return Some(Outcome::Map { frame, rights: mapped_rights(mode, region), offered: true });
+        let (mapped, state) = first_state(node, region, access, home, offer)?;
+        entry.state = Some(state);
+        return Some((mapped, true));
     };
+    let write = access.contains(Rights::W);
     let (frame, own) = state.frame_for(node);
     match state.mode {
         Mode::Replicated if write || !own && state.frames.len() < MAX_REPLICAS => {
@@ -351,7 +381,21 @@ fn resolve_at_once(
     }
     state.next_touch = false;
     state.mapped = state.mapped.with(node);
-    Some(Outcome::Map { frame, rights: mapped_rights(state.mode, region), offered: false })
+    Some((Cached { frame, rights: mapped_rights(state.mode, region) }, false))
+}
+
+/// A page without a frame takes the offered one if it belongs on that node.
+fn first_state(
+    node: NodeId,
+    region: Region,
+    access: Rights,
+    home: NodeId,
+    offer: Option<Frame>,
+) -> Option<(Cached, PageState)> {
+    let frame = offer.filter(|_| home == node)?;
+    let mode = first_mode(region, access.contains(Rights::W));
+    let mapped = Cached { frame, rights: mapped_rights(mode, region) };
+    Some((mapped, PageState::first(mode, frame, NodeSet::only(node))))
 }
 
 /// How a page of `region` starts when it is first touched by a read or a `write`.

@@ -174,7 +174,7 @@ labels! {
 mod tests {
     use super::*;
     use crate::ids::{Frame, NodeSet};
-    use crate::page::MAX_REPLICAS;
+    use crate::page::{Frames, MAX_REPLICAS};
     use crate::rng::Rng;
     use crate::wire::{Message, Reader, Wire};
     use alloc::collections::BTreeSet;
@@ -248,7 +248,7 @@ mod tests {
         let frames = (0..MAX_REPLICAS as u8).map(|n| Frame { node: NodeId(n), index: u32::MAX });
         let state = PageState {
             mode: Mode::Replicated,
-            frames: frames.collect(),
+            frames: Frames::from_list(frames.collect()).unwrap(),
             mapped: NodeSet(u64::MAX),
             status: Rights::RWX,
             next_touch: true,

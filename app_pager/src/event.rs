@@ -66,6 +66,8 @@ pub enum Event {
     Unmapped(Who, Status),
     /// The root pager has unmapped the frames.
     RootUnmapped(LaneId, Status),
+    /// The frames of [`Action::Clear`] are zero.
+    Cleared(Who, Vec<Frame>),
     /// The frame is filled.
     Filled(Who),
     /// The system call server answered.
@@ -197,6 +199,13 @@ pub enum Action {
         /// The thread that asks.
         lane: LaneId,
         /// The frames.
+        frames: Vec<Frame>,
+    },
+    /// Clear frames that are given back.
+    Clear {
+        /// The thread that does it.
+        who: Who,
+        /// The frames, of this node: at least one.
         frames: Vec<Frame>,
     },
     /// Copy a frame, or clear it.

@@ -7,7 +7,6 @@ use crate::lane::{FrameRef, Job, Phase, Wait};
 use crate::pager::{Out, Pager};
 use crate::region::{Policy, Region};
 use crate::task::Cached;
-use alloc::collections::btree_map::Entry;
 use l4abi::Rights;
 
 impl Pager {
@@ -20,7 +19,7 @@ impl Pager {
                 return Some(if allowed { Phase::Local(region.rights) } else { Phase::Resolve });
             }
             // Another thread of this node was here before: this pager's own table knows.
-            let cached = record.cache.get(&page).filter(|c| c.rights.contains(access))?;
+            let cached = record.cache.get(page).filter(|c| c.rights.contains(access))?;
             Some(Phase::Map(FrameRef::This(cached.frame), cached.rights))
         });
         let phases = &mut self.lane(lane).phases;
@@ -81,7 +80,7 @@ impl Pager {
             Some(Job::Call { call, .. }) => {
                 let frame = match call {
                     crate::message::ClientCall::Query(page) => {
-                        self.tasks.get(&task).and_then(|r| r.locals.get(&page).copied())
+                        self.tasks.get(&task).and_then(|r| r.locals.get(page).copied())
                     }
                     _ => None,
                 };
@@ -97,7 +96,7 @@ impl Pager {
         let Some(record) = self.tasks.get(&task) else {
             return self.fault_fails(lane, DirError::NoTask);
         };
-        if let Some(&frame) = record.locals.get(&page) {
+        if let Some(&frame) = record.locals.get(page) {
             return self.lane(lane).push_front([Phase::Map(FrameRef::This(frame), rights)]);
         }
         self.lane(lane).push_front([Phase::LocalReady(rights)]);
@@ -111,10 +110,10 @@ impl Pager {
         let Some(record) = self.tasks.get_mut(&task) else {
             return self.fault_fails(lane, DirError::NoTask);
         };
-        if let Entry::Vacant(place) = record.locals.entry(page) {
+        if record.locals.get(page).is_none() {
             // Node-local memory is of the node or does not exist: no other node helps out.
             let Some(frame) = spare else { return self.fault_fails(lane, DirError::NoMemory) };
-            place.insert(frame);
+            record.locals.insert(page, frame);
             self.lane(lane).spare = None;
         }
         self.begin_local(lane, rights, out);

@@ -229,13 +229,26 @@ impl Pager {
 
     pub(crate) fn begin_free(&mut self, lane: LaneId, frames: &[Frame], out: &mut Out) {
         let me = self.config.node;
-        for &frame in frames.iter().filter(|f| f.node == me) {
-            let _ = self.pool.free(frame, false);
-        }
         let nodes: NodeSet = frames.iter().map(|f| f.node).collect();
         let of = |node| frames.iter().copied().filter(|f| f.node == node).collect();
         let request = |node| (node, Request::Free { frames: of(node) });
-        self.gather(lane, nodes.without(me).iter().map(request), 0, out);
+        let own = nodes.contains(me);
+        self.gather(lane, nodes.without(me).iter().map(request), u32::from(own), out);
+        if own {
+            out.push(Action::Clear { who: Who::Lane(lane), frames: of(me) });
+        }
+    }
+
+    /// Frames come back clean: a fault has better things to do than to clear one, and who gives pages back
+    /// in a range does so where nobody waits for a lock.
+    pub(crate) fn on_cleared(&mut self, who: Who, frames: &[Frame], out: &mut Out) {
+        for &frame in frames {
+            let _ = self.pool.free(frame, true);
+        }
+        match who {
+            Who::Lane(lane) => self.gathered_one(lane, out),
+            Who::Worker => self.worker_cleared(out),
+        }
     }
 
     pub(crate) fn begin_revoke(&mut self, lane: LaneId, targets: &[Target], out: &mut Out) {
@@ -245,7 +258,7 @@ impl Pager {
         let page = held.page;
         held.revoked = held.revoked.union(targets.iter().map(|t| t.node).collect());
         if variant == UnmapVariant::Root {
-            let frames = held.state.as_ref().map(|s| s.frames.clone()).unwrap_or_default();
+            let frames = held.state.as_ref().map(|s| s.frames.to_vec()).unwrap_or_default();
             if !held.revoked.is_empty() {
                 self.gather(lane, [], 1, out);
                 out.push(Action::RootUnmap { lane, frames });

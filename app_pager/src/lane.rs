@@ -235,8 +235,9 @@ pub struct Held {
     pub status: Status,
 }
 
-/// A pager thread.
+/// A pager thread. What one thread writes at each fault lies in lines of its own.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(align(128))]
 pub struct Lane {
     /// What it was asked; `None` when it waits for requests.
     pub job: Option<Job>,

@@ -30,10 +30,12 @@ pub mod message;
 pub mod numbers;
 pub mod op;
 pub mod page;
+pub mod pagemap;
 pub mod pager;
 pub mod pageset;
 pub mod plan;
 pub mod pool;
+pub mod quick;
 pub mod region;
 #[doc(hidden)]
 pub mod rng;

@@ -3,6 +3,7 @@
 use crate::ids::{Caller, Frame, NodeSet, Status};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::ops::Deref;
 use l4abi::NodeId;
 
 /// Most frames of one page. Nodes beyond that map the first frame from afar.
@@ -17,6 +18,46 @@ pub enum Mode {
     Replicated,
 }
 
+/// The frames of a page, at least one. Most pages have one: it needs nothing from the heap.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Frames {
+    /// The only one.
+    One(Frame),
+    /// Two or more.
+    More(Vec<Frame>),
+}
+
+impl Frames {
+    /// Adds a frame.
+    pub fn push(&mut self, frame: Frame) {
+        match self {
+            Self::One(first) => *self = Self::More(alloc::vec![*first, frame]),
+            Self::More(frames) => frames.push(frame),
+        }
+    }
+
+    /// The frames in a list; `None` if there is none.
+    #[must_use]
+    pub fn from_list(frames: Vec<Frame>) -> Option<Self> {
+        match frames[..] {
+            [] => None,
+            [one] => Some(Self::One(one)),
+            _ => Some(Self::More(frames)),
+        }
+    }
+}
+
+impl Deref for Frames {
+    type Target = [Frame];
+
+    fn deref(&self) -> &[Frame] {
+        match self {
+            Self::One(frame) => core::slice::from_ref(frame),
+            Self::More(frames) => frames,
+        }
+    }
+}
+
 /// The state of a page.
 ///
 /// Invariants: at least one frame; exactly one if global; at most one per node; a node that is
@@ -26,7 +67,7 @@ pub struct PageState {
     /// Global or replicated.
     pub mode: Mode,
     /// The frames. Nodes without one of their own map the first.
-    pub frames: Vec<Frame>,
+    pub frames: Frames,
     /// Nodes whose pager may have mapped the page: those that an unmap must notify.
     pub mapped: NodeSet,
     /// Status bits gathered by unmaps and not yet reported to the task.
@@ -39,7 +80,7 @@ impl PageState {
     /// A page with its first frame.
     #[must_use]
     pub fn first(mode: Mode, frame: Frame, mapped: NodeSet) -> Self {
-        let frames = alloc::vec![frame];
+        let frames = Frames::One(frame);
         Self { mode, frames, mapped, status: Status::empty(), next_touch: false }
     }
 

@@ -48,18 +48,23 @@ pub struct Pager {
     pub(crate) deferred: Vec<Deferred>,
     pub(crate) departures: Vec<Departure>,
     /// Tasks whose threads may act for any task.
-    balancing: Vec<TaskId>,
+    pub(crate) balancing: Vec<TaskId>,
 }
 
 /// Where actions go.
 pub type Out = Vec<Action>;
+
+/// Clean frames that a pager thread sets apart, and in how many parts a pool must be larger than that.
+const STOCK: usize = 16;
+const SMALL: usize = 256;
 
 impl Pager {
     /// A pager without tasks.
     #[must_use]
     pub fn new(config: PagerConfig) -> Self {
         Self {
-            pool: NodePool::new(config.node, config.frames),
+            pool: NodePool::new(config.node, config.frames)
+                .with_stocks(config.lanes, STOCK.min(config.frames as usize / SMALL)),
             ids: IdPool::new(config.numbers, config.node),
             tasks: BTreeMap::new(),
             threads: BTreeMap::new(),
@@ -219,6 +224,7 @@ impl Pager {
             Event::Mapped(lane) => self.on_mapped(lane, out),
             Event::Unmapped(who, status) => self.on_unmapped(who, status, out),
             Event::RootUnmapped(lane, status) => self.on_revoked(lane, status, out),
+            Event::Cleared(who, frames) => self.on_cleared(who, &frames, out),
             Event::Filled(Who::Worker) => self.worker_filled(out),
             Event::Filled(Who::Lane(lane)) => self.resume_if(lane, &Wait::Fill, out),
             Event::KernelDone(Who::Worker, result) => self.worker_kernel_done(result, out),
@@ -274,7 +280,8 @@ impl Pager {
     }
 
     /// Where the directory of `task` is believed to be.
-    pub(crate) fn master_of(&self, task: TaskId) -> NodeId {
+    #[must_use]
+    pub fn master_of(&self, task: TaskId) -> NodeId {
         self.tasks.get(&task).map_or(task.home(), |t| t.master)
     }
 

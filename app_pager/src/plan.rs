@@ -10,7 +10,7 @@ use crate::config::{Exhausted, PagerConfig, UnmapVariant};
 use crate::directory::{Update, first_mode, mapped_rights};
 use crate::ids::{Frame, NodeSet};
 use crate::lane::{FrameRef, Held, Next, PageOp, Phase, Target};
-use crate::page::{MAX_REPLICAS, Mode, PageState};
+use crate::page::{Frames, MAX_REPLICAS, Mode, PageState};
 use alloc::vec;
 use alloc::vec::Vec;
 use l4abi::{NodeId, Rights};
@@ -181,11 +181,11 @@ pub fn update(held: &Held, next: Next, me: NodeId, for_fault: bool, new: Option<
         }
         (Next::Collapsed(frame), _) => {
             state.mode = Mode::Global;
-            state.frames = vec![frame];
+            state.frames = Frames::One(frame);
             state.mapped = here;
         }
         (Next::Moved, Some(frame)) => {
-            state.frames = vec![frame];
+            state.frames = Frames::One(frame);
             state.mapped = here;
             state.next_touch = false;
         }

@@ -1,9 +1,9 @@
 //! What a pager knows of a task: only what concerns its own node.
 
-use crate::ids::{Frame, PageNo};
+use crate::ids::Frame;
+use crate::pagemap::PageMap;
 use crate::pageset::PageSet;
 use crate::region::RegionMap;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use l4abi::{NodeId, Rights, ThreadId};
 
@@ -23,12 +23,12 @@ pub struct TaskRecord {
     pub master: NodeId,
     /// Global pages that this pager has mapped: an answer without asking the master, and what a
     /// revocation has to unmap. Nothing is mapped that is not here (numa-l4 4.2.1: the `pdir`).
-    pub cache: BTreeMap<PageNo, Cached>,
+    pub cache: PageMap<Cached>,
     /// Regions known to be node-local.
     pub local_regions: RegionMap,
     /// Frames of node-local pages. They outlive the space: a task that comes back to the node finds
     /// its data again. They go with the task.
-    pub locals: BTreeMap<PageNo, Frame>,
+    pub locals: PageMap<Frame>,
     /// The dummy thread that keeps the space while it has no other thread (numa-l4 4.2.4).
     pub dummy: Option<ThreadId>,
 }
@@ -39,15 +39,15 @@ impl TaskRecord {
     pub fn new(master: NodeId) -> Self {
         Self {
             master,
-            cache: BTreeMap::new(),
+            cache: PageMap::new(),
             local_regions: RegionMap::new(),
-            locals: BTreeMap::new(),
+            locals: PageMap::new(),
             dummy: None,
         }
     }
 
     /// Takes what this pager has mapped of `pages` out of its table: the frames.
     pub fn forget_mapped(&mut self, pages: PageSet) -> Vec<Frame> {
-        pages.iter().filter_map(|page| Some(self.cache.remove(&page)?.frame)).collect()
+        pages.iter().filter_map(|page| Some(self.cache.remove(page)?.frame)).collect()
     }
 }

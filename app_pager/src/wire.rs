@@ -4,7 +4,7 @@
 //! and trailing words make a message invalid. Fields take a word each, except where noted.
 
 use crate::ids::{Caller, Frame, LaneId, NodeSet, PageNo, PageRange, TaskId};
-use crate::page::MAX_REPLICAS;
+use crate::page::{Frames, MAX_REPLICAS};
 use crate::pageset::PageSet;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -168,6 +168,21 @@ wire_word!(Frame, v => (u64::from(v.node.0) << 32) | u64::from(v.index), w => {
 wire_struct!(PageRange { first, end });
 wire_struct!(Caller { node, lane });
 
+impl Wire for Frames {
+    fn put(&self, out: &mut Words) {
+        put_frames(self, out);
+    }
+
+    fn get<I: Iterator<Item = u64>>(input: &mut Reader<I>) -> Option<Self> {
+        Self::from_list(Wire::get(input)?)
+    }
+}
+
+fn put_frames(frames: &[Frame], out: &mut Words) {
+    out.push(frames.len() as u64);
+    frames.iter().for_each(|frame| frame.put(out));
+}
+
 impl Wire for PageSet {
     fn put(&self, out: &mut Words) {
         self.first().put(out);
@@ -216,8 +231,7 @@ impl<T: Wire> Wire for Box<T> {
 /// The frames of a page, or of pages that are worked on together: at least one, at most [`MAX_REPLICAS`].
 impl Wire for Vec<Frame> {
     fn put(&self, out: &mut Words) {
-        out.push(self.len() as u64);
-        self.iter().for_each(|frame| frame.put(out));
+        put_frames(self, out);
     }
 
     fn get<I: Iterator<Item = u64>>(input: &mut Reader<I>) -> Option<Self> {

@@ -35,10 +35,7 @@ impl Pager {
             Request::Revoke { task, pages, .. } => self.revoke_here(Who::Worker, task, pages, out),
             Request::Alloc { clean } => self.worker_alloc(clean, out),
             Request::Free { frames } => {
-                for frame in frames {
-                    let _ = self.pool.free(frame, false);
-                }
-                self.confirm(Confirm::Done, out);
+                out.push(Action::Clear { who: Who::Worker, frames });
             }
             Request::Dir { task, .. } => {
                 out.push(Action::Lock { who: Who::Worker, task, at: self.config.node });
@@ -107,6 +104,12 @@ impl Pager {
     pub(crate) fn worker_filled(&mut self, out: &mut Out) {
         if let Some(frame) = self.worker.as_ref().and_then(|job| job.frame) {
             self.confirm(Confirm::Frame(Some(frame)), out);
+        }
+    }
+
+    pub(crate) fn worker_cleared(&mut self, out: &mut Out) {
+        if matches!(&self.worker, Some(WorkerJob { request: Request::Free { .. }, .. })) {
+            self.confirm(Confirm::Done, out);
         }
     }
 

@@ -37,7 +37,10 @@ impl<T: ?Sized> Mutex<T> {
     pub fn lock(&self) -> MutexGuard<'_, T> {
         loop {
             for _ in 0..ATTEMPTS {
-                if let Some(guard) = self.0.try_lock() {
+                // An attempt takes the line from the holder; a look at it does not.
+                if !self.0.is_locked()
+                    && let Some(guard) = self.0.try_lock()
+                {
                     return MutexGuard(guard);
                 }
                 core::hint::spin_loop();

@@ -26,6 +26,7 @@ fn performer(action: &Action) -> Option<Who> {
     match *action {
         Action::Lock { who, .. }
         | Action::Unmap { who, .. }
+        | Action::Clear { who, .. }
         | Action::Fill { who, .. }
         | Action::Kernel { who, .. } => Some(who),
         Action::Send { lane, .. }
@@ -67,6 +68,11 @@ pub fn act(me: &mut Serving, action: Action, todo: &mut VecDeque<Action>) {
         Action::RootUnmap { lane, frames } => {
             let event = Event::RootUnmapped(lane, root_unmap(&frames));
             me.step_into(todo, |pager, out| pager.handle(event, out));
+        }
+        Action::Clear { who, frames } => {
+            regain(&frames);
+            frames.iter().for_each(|&frame| fill(frame, None));
+            me.step_into(todo, |pager, out| pager.handle(Event::Cleared(who, frames), out));
         }
         Action::Fill { who, frame, from } => {
             regain(&[frame]);
@@ -211,7 +217,7 @@ fn send(lane: LaneId, to: NodeId, request: Request, together: bool) {
     }
 }
 
-fn map(thread: ThreadId, address: u64, frame: Frame, rights: Rights) {
+pub fn map(thread: ThreadId, address: u64, frame: Frame, rights: Rights) {
     let mut message = Writer::here();
     message.map(address, Fpage::memory(frame_address(frame), PAGE_LOG2, rights));
     // The thread waits in its fault. If it was cancelled meanwhile it faults again.

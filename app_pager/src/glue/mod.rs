@@ -2,6 +2,7 @@
 
 mod act;
 mod kernel;
+mod quick;
 #[expect(unsafe_code, reason = "one place finds the other pagers' shared data by address")]
 mod shared;
 mod spawn;

@@ -20,6 +20,7 @@ use app_pager::ids::{Caller, LaneId, PageNo, Status, TaskId, Who};
 use app_pager::layout::MAX_LANES;
 use app_pager::message::{ClientCall, Confirm, Reply};
 use app_pager::pager::Pager;
+use app_pager::quick;
 use app_pager::wire::Message;
 use core::sync::atomic::{AtomicU64, Ordering};
 use l4abi::schedule::ThreadState;
@@ -68,6 +69,8 @@ pub struct Serving {
     idle: bool,
     /// The slot used last: naming it again costs two lines that all pagers of the task write.
     pub slot: Option<KnownSlot>,
+    /// The thread that faulted last, and its task: most faults are of the same one again.
+    pub last: Option<(ThreadId, TaskId)>,
     /// Empty lists that keep their memory, so that a fault needs none from the heap, which all
     /// threads of the pager share.
     out: Vec<Action>,
@@ -89,8 +92,8 @@ impl Serving {
     pub fn new(index: u8) -> Self {
         let who = if index == MAX_LANES { Who::Worker } else { Who::Lane(LaneId(index)) };
         let (queue, todo) = (VecDeque::new(), VecDeque::new());
-        let (fault, slot, out, idle) = (None, None, Vec::new(), false);
-        Self { index, who, queue, fault, served: 0, together: 0, idle, slot, out, todo }
+        let (fault, slot, last, out, idle) = (None, None, None, Vec::new(), false);
+        Self { index, who, queue, fault, served: 0, together: 0, idle, slot, last, out, todo }
     }
 
     /// The thread's own id.
@@ -168,18 +171,19 @@ impl Serving {
                     println!("pager {}: dies as the manifest says", setup().node.0);
                     let _ = probe::raise(probe::Trap::InvalidOpcode, 0);
                 }
-                let fault = match event {
-                    Event::Fault { page, thread, .. } => Some((page, thread)),
-                    _ => None,
-                };
-                self.fault = fault.map(|(page, _)| page.address());
-                let index = self.index;
-                self.step(|pager, out| {
-                    if let Some(task) = fault.and_then(|(_, thread)| pager.task_of(thread)) {
-                        count_fault(index, task);
+                self.fault = None;
+                if let Event::Fault { lane, thread, page, access } = event {
+                    if self.fault_at_once(quick::Fault { lane, thread, page, access }) {
+                        return;
                     }
-                    pager.handle(event, out);
-                });
+                    self.fault = Some(page.address());
+                    let task = with_pager(|pager| pager.task_of(thread));
+                    self.last = task.map(|task| (thread, task));
+                    if let Some(task) = task {
+                        count_fault(self.index, task);
+                    }
+                }
+                self.step(|pager, out| pager.handle(event, out));
             }
             Request::Spawn(to, spawn) => {
                 let thread = spawn::spawn(self, &spawn).unwrap_or_else(|problem| {
@@ -392,7 +396,7 @@ fn idle(pager: &Pager, who: Who) -> bool {
     }
 }
 
-fn count_fault(lane: u8, task: TaskId) {
+pub fn count_fault(lane: u8, task: TaskId) {
     if let Some(faults) = FAULTS.get(usize::from(lane)) {
         *faults.0.lock().entry(task).or_default() += 1;
     }

@@ -50,7 +50,7 @@ impl World {
     /// Whether the directory knows that `node` may map the page, or the page is held.
     fn is_recorded(&self, task: TaskId, page: PageNo, node: NodeId) -> bool {
         let Some(directory) = self.directory(task) else { return false };
-        directory.entries.get(&page).is_some_and(|e| {
+        directory.entries.get(page).is_some_and(|e| {
             e.holder.is_some() || e.state.as_ref().is_some_and(|s| s.mapped.contains(node))
         })
     }
@@ -79,7 +79,7 @@ impl World {
                 if state.frames.is_empty() || state.mode == Mode::Global && state.frames.len() > 1 {
                     return Err("a page has a wrong number of frames");
                 }
-                known.extend(&state.frames);
+                known.extend(state.frames.iter());
             }
         }
         if self.pagers.iter().map(|p| p.frames_used()).sum::<usize>() != known.len() {
@@ -90,7 +90,7 @@ impl World {
                 self.hw.maps.iter().any(|(&((t, _), p), m)| {
                     (t, p) == (task, page) && m.status.contains(Rights::W)
                 });
-            let entry = self.directory(task).and_then(|d| d.entries.get(&page));
+            let entry = self.directory(task).and_then(|d| d.entries.get(page));
             let state = entry.and_then(|e| e.state.as_ref());
             if !mapped && !state.is_some_and(|s| s.status.contains(Rights::W)) {
                 return Err("a written bit is lost");

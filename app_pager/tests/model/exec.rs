@@ -4,6 +4,7 @@ use crate::world::{Client, Do, Ipc, Move, Note, Stage, World};
 use app_pager::event::{Action, Event, KernelCall, KernelRefused};
 use app_pager::ids::{Caller, LaneId, PageNo, PageRange, TaskId, Who};
 use app_pager::message::{ClientCall, Confirm, Reply};
+use app_pager::quick::Fault;
 use app_pager::store::Slot;
 use l4abi::{CpuId, NodeId, Rights, ThreadId};
 
@@ -127,6 +128,12 @@ impl World {
                     frames.iter().fold(Rights::empty(), |s, &f| s | self.hw.unmap(f, None));
                 self.feed(node, me, Event::RootUnmapped(lane, status));
             }
+            Action::Clear { who, frames } => {
+                for &frame in &frames {
+                    self.hw.memory.insert(frame, 0);
+                }
+                self.feed(node, me, Event::Cleared(who, frames));
+            }
             Action::Fill { who, frame, from } => {
                 let value = from.map_or(0, |f| self.hw.memory.get(&f).copied().unwrap_or(0));
                 self.hw.memory.insert(frame, value);
@@ -170,7 +177,7 @@ impl World {
     fn pages_with_frames(&self, task: TaskId) -> Vec<PageNo> {
         let Some(directory) = self.directory(task) else { return Vec::new() };
         let with = directory.entries.iter().filter(|(_, e)| e.state.is_some());
-        with.map(|(&page, _)| page).collect()
+        with.map(|(page, _)| page).collect()
     }
 
     fn map(
@@ -319,6 +326,50 @@ impl World {
                 Event::Call { lane, thread, task: None, call }
             }
         };
+        if let Event::Fault { thread, page, access, .. } = event {
+            let fault = Fault { lane, thread, page, access };
+            if let Err(error) = self.compare_quick(by, fault) {
+                self.fail(error);
+            }
+        }
         self.feed(by.node, Who::Lane(LaneId(lane.0)), event);
+    }
+
+    /// A fault served in one step is like one served in several without anything in between.
+    fn compare_quick(&self, by: Caller, fault: Fault) -> Result<(), &'static str> {
+        let pager = &self.pagers[by.node.index()];
+        let Some(task) = pager.task_of(fault.thread) else { return Ok(()) };
+        let at = pager.master_of(task);
+        let slot = self.slots.get(&(at, task)).cloned().unwrap_or_default();
+        let (mut quick, mut slot_quick) = (pager.clone(), slot.clone());
+        let action = quick.fault_at_once(task, fault, &mut slot_quick);
+        if action.is_none() {
+            let same = quick == *pager && slot_quick == slot;
+            return if same { Ok(()) } else { Err("a fault that is not served left something") };
+        }
+        let (mut slow, mut slot_slow, mut out) = (pager.clone(), slot, Vec::new());
+        let Fault { lane, thread, page, access } = fault;
+        slow.handle(Event::Fault { lane, thread, page, access }, &mut out);
+        // Where only used frames are left, one is cleared first, to be offered; the quick way needs none
+        // for a page that exists.
+        let cleared = matches!(out[..], [Action::Fill { .. }]);
+        if let [Action::Fill { who, .. }] = out[..] {
+            out.clear();
+            slow.handle(Event::Filled(who), &mut out);
+        }
+        if let [Action::Lock { who, .. }] = out[..] {
+            out.clear();
+            slow.with_directory(who, &mut slot_slow, &mut out);
+        }
+        if out.last() != action.as_ref() || out.len() != 1 {
+            return Err("a fault in one step gets another mapping");
+        }
+        // The thread has its mapping: the lanes are as before.
+        let (mut after, mut after_quick) = (Vec::new(), Vec::new());
+        slow.handle(Event::Mapped(lane), &mut after);
+        quick.mapped_at_once(lane, &mut after_quick);
+        let pagers = cleared && slow.frames_used() == quick.frames_used() || slow.is_like(&quick);
+        let same = pagers && after == after_quick && slot_slow == slot_quick;
+        if same { Ok(()) } else { Err("a fault in one step leaves something else") }
     }
 }
