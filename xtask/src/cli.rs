@@ -255,7 +255,8 @@ pub enum Whose {
 }
 
 /// How the instrument models caches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum SimCaches {
     /// As the machine file says
     On,

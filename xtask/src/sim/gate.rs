@@ -1,6 +1,7 @@
-//! The zero-remote gate: regions of interest that must not make a single remote access, caches off.
+//! What tests demand of a run in the instrument: no remote access in regions of interest, with caches off (the
+//! zero-remote gate); the same records from a second run.
 
-use super::{Job, plugin_path, table};
+use super::{Job, Results, plugin_path, table};
 use crate::{
     cli::{SimArgs, SimCaches, Whose},
     machines::Machine,
@@ -45,6 +46,38 @@ pub fn run(
     let regions = judge(&results.lines, whose);
     let strays = table::remote(&results.lines, &mut Symbols::new(kernel));
     Ok(Verdict { outcome: results.outcome, regions, strays })
+}
+
+/// Runs a guest two times. The second run, and the number of records if they are the same in both, or else the first
+/// ones that differ. [`super::prepare`] has been called.
+pub fn twice(
+    name: &str,
+    machine: &Machine,
+    media: &Media,
+    kernel: &Path,
+    caches: SimCaches,
+    timeout: u64,
+) -> Result<(Outcome, std::result::Result<usize, String>)> {
+    let args = SimArgs { caches, timeout, ..SimArgs::counting(name, &machine.name, "") };
+    let job = Job { plugin: &plugin_path(), machine, media, kernel, args: &args };
+    let records = |results: &Results| results.all().map(|r| r.to_string()).collect::<Vec<_>>();
+    let first = records(&job.run()?);
+    let again = job.run()?;
+    let same = compare(&first, &records(&again));
+    Ok((again.outcome, same))
+}
+
+/// The number of records, if they are the same.
+fn compare(first: &[String], second: &[String]) -> std::result::Result<usize, String> {
+    let differ = first.iter().zip(second).find(|(a, b)| a != b);
+    match differ {
+        Some((a, b)) => Err(format!("first {a}, then {b}")),
+        None if first.len() != second.len() => {
+            Err(format!("first {} records, then {}", first.len(), second.len()))
+        }
+        None if first.is_empty() => Err("there are no records".into()),
+        None => Ok(first.len()),
+    }
 }
 
 /// Each region of which locality is demanded, on each CPU that did something in it: its name, or its name with the
@@ -104,6 +137,16 @@ mod tests {
         assert_eq!(strayed(&roi("call other node", 5, 5), Whose::All).len(), 1);
         let both = [roi("call other node", 5, 5), roi("call", 0, 0)].concat();
         assert_eq!(strayed(&both, Whose::All), [""; 0]);
+    }
+
+    #[test]
+    fn runs_that_differ_are_noticed() {
+        let records = |all: &[&str]| all.iter().map(|r| r.to_string()).collect::<Vec<_>>();
+        let both = |a: &[&str], b: &[&str]| compare(&records(a), &records(b));
+        assert_eq!(both(&["a", "b"], &["a", "b"]), Ok(2));
+        assert_eq!(both(&["a", "b"], &["a", "c"]).unwrap_err(), "first b, then c");
+        assert!(both(&["a"], &["a", "b"]).unwrap_err().contains("then 2"));
+        assert!(both(&[], &[]).is_err());
     }
 
     #[test]

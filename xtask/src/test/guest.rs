@@ -6,7 +6,7 @@ use super::{
     suites::{BootPath, Check, Expect, Suite},
 };
 use crate::{
-    cli::{Boot, Firmware, Whose},
+    cli::{Boot, Firmware, SimCaches, Whose},
     doctor,
     emulator::End,
     guest::{self, Profile, Programs},
@@ -117,7 +117,7 @@ pub fn run_all(runs: Vec<Run>, done: &mut dyn FnMut(Report) -> Result<()>) -> Re
 /// Every build that some run needs.
 fn prepare(runs: &[Run]) -> Result<BTreeMap<Profile, Programs>> {
     doctor::ensure_emulator(runs.iter().any(|run| run.boot == BootPath::Uefi))?;
-    if runs.iter().any(|run| run.suite.demand_local.is_some()) {
+    if runs.iter().any(|run| run.suite.is_measured()) {
         sim::prepare()?;
     }
     let profiles: BTreeSet<_> = runs.iter().map(|run| run.suite.profile).collect();
@@ -172,9 +172,10 @@ fn one(run: &Run, media: Result<Media>, programs: &Programs) -> Report {
     let started = Instant::now();
     let mut report =
         Report { place: "guest", title: run.title(), repeat: repeat(run), ..Report::default() };
-    let went = media.and_then(|media| match run.suite.demand_local {
-        Some(whose) => measure(run, &media, programs, whose, &mut report),
-        None => boot(run, &media, programs),
+    let went = media.and_then(|media| match (run.suite.demand_local, run.suite.twice) {
+        (Some(whose), _) => measure(run, &media, programs, whose, &mut report),
+        (None, Some(caches)) => measure_twice(run, &media, programs, caches, &mut report),
+        (None, None) => boot(run, &media, programs),
     });
     match went {
         Ok(outcome) => {
@@ -232,6 +233,26 @@ fn measure(
         }
     }
     Ok(verdict.outcome)
+}
+
+/// Runs a guest in the placement instrument two times; a record that differs is a failure.
+fn measure_twice(
+    run: &Run,
+    media: &Media,
+    programs: &Programs,
+    caches: SimCaches,
+    report: &mut Report,
+) -> Result<Outcome> {
+    let kernel = &guest::kernel(programs)?.full;
+    let limit = run.suite.timeout as u64;
+    let (outcome, same) = gate::twice(&run.suite.name, &run.machine, media, kernel, caches, limit)?;
+    match same {
+        Ok(records) => report.passed += records,
+        Err(detail) => {
+            report.failed.push(Failure { name: "two runs differ".into(), detail });
+        }
+    }
+    Ok(outcome)
 }
 
 /// Decodes the trace of a run into a file beside its log and follows a message in it.

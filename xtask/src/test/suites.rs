@@ -1,7 +1,7 @@
 //! The table of guest suites, `xtask/suites*.toml`.
 
 use crate::{
-    cli::{Boot, Whose},
+    cli::{Boot, SimCaches, Whose},
     guest::Profile,
     machines, paths,
 };
@@ -56,6 +56,15 @@ pub struct Suite {
     pub checks: Vec<Check>,
     /// Run in the placement instrument, caches off: no region of interest may make a remote access.
     pub demand_local: Option<Whose>,
+    /// Run in the placement instrument, with caches like this, two times: all records must be the same.
+    pub twice: Option<SimCaches>,
+}
+
+impl Suite {
+    /// Whether it runs in the placement instrument.
+    pub const fn is_measured(&self) -> bool {
+        self.demand_local.is_some() || self.twice.is_some()
+    }
 }
 
 /// How to boot, as written in the table.
