@@ -74,6 +74,12 @@ impl Cache {
         }
     }
 
+    /// Whether two lines compete for the same ways.
+    #[must_use]
+    pub fn same_set(&self, a: u32, b: u32) -> bool {
+        self.set(a) == self.set(b)
+    }
+
     /// Empties the cache.
     pub fn clear(&mut self) {
         self.tags.fill(0);

@@ -138,6 +138,16 @@ impl Hierarchy {
         self.directory.clear();
     }
 
+    /// Whether the two lines lie in different sets of a CPU's first-level cache.
+    #[must_use]
+    pub fn in_other_set(&self, port: Port, a: u32, b: u32) -> bool {
+        let l1 = match port {
+            Port::Code => &self.cpus[0].l1i,
+            Port::Data => &self.cpus[0].l1d,
+        };
+        !l1.same_set(a, b)
+    }
+
     /// One access to a line whose memory is on node `home`.
     pub fn access(
         &mut self,

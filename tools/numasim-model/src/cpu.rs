@@ -63,6 +63,22 @@ pub struct Operand {
 /// A line number no access has.
 pub const NO_LINE: u64 = u64::MAX;
 
+/// A line that was fetched from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Its virtual number.
+    pub line: u64,
+    /// Its physical number, if it is in RAM and certainly still in the first level.
+    pub place: Option<u32>,
+    /// The mode that it was fetched in.
+    pub mode: usize,
+}
+
+impl Fetched {
+    /// None.
+    pub const NOTHING: Fetched = Fetched { line: NO_LINE, place: None, mode: KERNEL };
+}
+
 /// One CPU.
 #[derive(Debug)]
 pub struct Cpu {
@@ -91,8 +107,11 @@ pub struct Cpu {
     pub control: Control,
     /// What to flush before the next access.
     pub pending: Pending,
-    /// Virtual line of the last fetch.
-    pub fetch_line: u64,
+    /// The line of the last fetch.
+    pub fetched: Fetched,
+    /// The line of the fetch before, if to fetch from it again would find it in the first level and change nothing
+    /// there: a loop that calls a function alternates between two lines.
+    pub fetched_before: Fetched,
     /// Virtual address behind the block of the last fetch.
     pub fetch_end: u64,
     /// Virtual line of the last load.
@@ -133,7 +152,8 @@ impl Cpu {
             walk_cache: Vec::new(),
             control: Control::default(),
             pending: Pending::All,
-            fetch_line: NO_LINE,
+            fetched: Fetched::NOTHING,
+            fetched_before: Fetched::NOTHING,
             fetch_end: NO_LINE,
             read_line: NO_LINE,
             write_line: (NO_LINE, 0),
@@ -149,9 +169,17 @@ impl Cpu {
 
     /// Forgets which lines were accessed last, so that the next access is looked at in full.
     pub fn reset_filters(&mut self) {
-        self.fetch_line = NO_LINE;
+        self.fetched = Fetched::NOTHING;
+        self.fetched_before = Fetched::NOTHING;
         self.read_line = NO_LINE;
         self.write_line = (NO_LINE, 0);
+    }
+
+    /// A line or a translation of code may have been displaced: fetches are looked at in full until lines have been
+    /// fetched again.
+    pub fn doubt_fetched(&mut self) {
+        self.fetched.place = None;
+        self.fetched_before = Fetched::NOTHING;
     }
 
     /// Instructions executed, in both modes.

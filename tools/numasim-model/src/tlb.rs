@@ -67,6 +67,13 @@ impl Tlb {
         Some(self.large[0].translate(vaddr))
     }
 
+    /// Whether looking the two addresses up in turn leaves the order of use as it is, if both are in and were used last:
+    /// they are in one page, or the entries for small pages are in different sets and a large page would hold both.
+    #[must_use]
+    pub fn is_apart(&self, a: u64, b: u64) -> bool {
+        a >> 12 == b >> 12 || (a >> 21 == b >> 21 && self.set(a) != self.set(b))
+    }
+
     /// Puts a translation in, as most recently used.
     pub fn insert(&mut self, mapping: Mapping) {
         if mapping.shift > 12 {

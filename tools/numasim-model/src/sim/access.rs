@@ -1,10 +1,11 @@
 //! Translation and line accesses, and the rule that results do not precede their causes.
 
-use super::{RemoteKey, Sim};
+use super::{Block, RemoteKey, Sim};
 use crate::{
     coherence::{Level, Port},
+    config::Caches,
     counters::{Class, Count},
-    cpu::{Cpu, Operand, Pending, Stamp},
+    cpu::{Cpu, Fetched, Operand, Pending, Stamp},
     phys::Place,
     region::{Toucher, touch},
     walk::{Guest, Target, Walk, walk},
@@ -31,6 +32,10 @@ impl Sim {
         let out = self.caches.access(cpu, place.line(), place.node, port, store);
         let c = &mut self.cpus[cpu];
         c.clock += out.cycles;
+        if out.level != Level::L1 {
+            // What was displaced may have been a line of code.
+            c.doubt_fetched();
+        }
         let bank = c.mode;
         c.counters.access(bank, class, out.level);
         if out.invalidated > 0 || out.invalidated_far {
@@ -116,11 +121,39 @@ impl Sim {
         Some(gpa)
     }
 
+    /// A fetch from another line than the last one.
+    pub(super) fn fetch_line(&mut self, cpu: usize, block: &Block, guest: &impl Guest) {
+        let c = &mut self.cpus[cpu];
+        let now = Fetched { line: block.vaddr >> 6, place: None, mode: c.mode };
+        let before = std::mem::replace(&mut c.fetched, now);
+        // Any miss from here on takes this back.
+        c.fetched_before = before;
+        let place = block.gpa.and_then(|gpa| {
+            self.fetch_walk(cpu, block.vaddr, gpa, guest);
+            let place = self.ram.locate(gpa)?;
+            self.line(cpu, Class::Fetch, place, block.vaddr, false, touch::CODE);
+            Some(place)
+        });
+        self.checks.fetch_unknown += u64::from(block.gpa.is_none());
+        let line = place.map(Place::line);
+        let apart = before.place.zip(line).is_some_and(|(before_line, line)| {
+            self.config.mode() == Caches::On
+                && self.caches.in_other_set(Port::Code, before_line, line)
+                && self.cpus[cpu].itlb.is_apart(before.line << 6, block.vaddr)
+        });
+        let c = &mut self.cpus[cpu];
+        c.fetched.place = line;
+        if !apart {
+            c.fetched_before = Fetched::NOTHING;
+        }
+    }
+
     /// Models the walk for a fetch if its page is not in the instruction TLB.
     pub(super) fn fetch_walk(&mut self, cpu: usize, vaddr: u64, gpa: u64, guest: &impl Guest) {
         if self.cpus[cpu].itlb.lookup(vaddr).is_some() {
             return;
         }
+        self.cpus[cpu].doubt_fetched();
         let Some(mapping) = self.walk(cpu, vaddr, guest).and_then(|w| w.mapping) else {
             self.checks.untranslated += 1;
             return;
@@ -133,6 +166,7 @@ impl Sim {
     /// What the hardware reads at a page fault on `vaddr`: the walk that found nothing.
     pub(super) fn faulting_walk(&mut self, cpu: usize, vaddr: u64, guest: &impl Guest) {
         let c = &mut self.cpus[cpu];
+        c.doubt_fetched();
         // SDM 3A 4.10.4.1: a page fault drops the entry of the faulting address.
         c.itlb.invalidate(vaddr);
         c.dtlb.invalidate(vaddr);
@@ -140,11 +174,16 @@ impl Sim {
     }
 
     /// Flushes what CR3 loads, INVLPG and mode changes since the last access ask for.
+    #[inline]
     pub(super) fn apply_pending(&mut self, cpu: usize, guest: &impl Guest) {
-        let c = &mut self.cpus[cpu];
-        if c.pending == Pending::Nothing {
-            return;
+        if !matches!(self.cpus[cpu].pending, Pending::Nothing) {
+            self.flush_pending(cpu, guest);
         }
+    }
+
+    #[cold]
+    fn flush_pending(&mut self, cpu: usize, guest: &impl Guest) {
+        let c = &mut self.cpus[cpu];
         let pending = std::mem::replace(&mut c.pending, Pending::Nothing);
         c.reset_filters();
         c.walk_cache.clear();

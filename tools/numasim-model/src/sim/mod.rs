@@ -15,7 +15,7 @@ mod sched;
 
 pub use crate::walk::Guest;
 use crate::{
-    coherence::Hierarchy,
+    coherence::{Hierarchy, Level},
     config::{Caches, Config},
     counters::{Class, Count, KERNEL, USER},
     cpu::{Cpu, NO_LINE, Operand, Pending, Stamp},
@@ -157,15 +157,12 @@ impl Sim {
         // that is not taken goes on in what is fetched, as does a string instruction that repeats.
         let goes_on = block.vaddr == c.fetch_end || c.repeating == (block.vaddr, c.instructions());
         c.fetch_end = block.end;
-        if vline != c.fetch_line || self.config.mode() == Caches::Off && !goes_on {
-            c.fetch_line = vline;
-            if let Some(gpa) = block.gpa {
-                self.fetch_walk(cpu, block.vaddr, gpa, guest);
-                if let Some(place) = self.ram.locate(gpa) {
-                    self.line(cpu, Class::Fetch, place, block.vaddr, false, touch::CODE);
-                }
+        if vline != c.fetched.line || self.config.mode() == Caches::Off && !goes_on {
+            if vline == c.fetched_before.line && c.mode == c.fetched_before.mode {
+                std::mem::swap(&mut c.fetched, &mut c.fetched_before);
+                c.counters.access(c.mode, Class::Fetch, Level::L1);
             } else {
-                self.checks.fetch_unknown += 1;
+                self.fetch_line(cpu, block, guest);
             }
         }
         let ahead = self.cpus[cpu].clock > self.limit;
@@ -196,7 +193,7 @@ impl Sim {
             if again && self.place_check.is_none() {
                 let count = if store { Count::Stores } else { Count::Loads };
                 c.counters.add(c.mode, count, 1);
-                c.counters.access(c.mode, Class::Data, crate::coherence::Level::L1);
+                c.counters.access(c.mode, Class::Data, Level::L1);
                 c.clock += cost;
                 if store {
                     let line = c.write_line.1;

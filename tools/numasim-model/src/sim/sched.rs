@@ -46,8 +46,10 @@ impl Sim {
             let c = &mut self.cpus[running];
             for bank in [KERNEL, USER] {
                 let n = now[bank].wrapping_sub(self.seen[bank]);
-                c.counters.add(bank, Count::Instructions, n);
-                c.clock += n;
+                if n > 0 {
+                    c.counters.add(bank, Count::Instructions, n);
+                    c.clock += n;
+                }
             }
         }
         self.seen = now;
