@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     config::TEST_MACHINE,
+    cpu::Fetched,
     region::Slot,
     walk::tests::{FakeGuest, LONG_MODE},
 };
@@ -206,6 +207,44 @@ fn a_cpu_that_is_alone_looks_for_others_now_and_then() {
     rig.run(2, 1);
     rig.run(0, 3000);
     assert!(rig.run(0, 1) && rig.run(0, 1), "as long as the other does not run, at every block");
+}
+
+/// What is skipped when code alternates between two lines changes nothing: against a machine that is made to forget the line
+/// before the last one, under random loops, jumps and loads that displace lines of code.
+#[test]
+fn alternating_code_lines_count_as_if_looked_at() {
+    let edit = [
+        ("l1i 32768 8", "l1i 4096 2"),
+        ("l1d 32768 8", "l1d 4096 2"),
+        ("l2 262144 8", "l2 8192 2"),
+        ("itlb 512", "itlb 8"),
+    ];
+    let (mut fast, mut full) = (Rig::new(&edit), Rig::new(&edit));
+    let mut x = 0x9E37_79B9_7F4A_7C15u64;
+    let (mut here, mut there, mut skipped) = (CODE, CODE + 64, 0);
+    for step in 0..300_000u64 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        match x >> 32 & 15 {
+            0 => there = CODE + (x >> 40 & 511) * 64,
+            1..=3 => {
+                for rig in [&mut fast, &mut full] {
+                    rig.load(0, NODE1 + (x >> 40 & 8191) * if x & 7 == 0 { 64 } else { 1 });
+                }
+            }
+            _ => std::mem::swap(&mut here, &mut there),
+        }
+        let block = Block { vaddr: here, gpa: Some(here), end: here + 4, ..Block::default() };
+        skipped += u64::from(fast.sim.cpus[0].fetched_before.line == here >> 6);
+        full.sim.cpus[0].fetched_before = Fetched::NOTHING;
+        for rig in [&mut fast, &mut full] {
+            rig.sim.fetch(0, &block, &rig.guest);
+        }
+        let [a, b] = [&fast, &full].map(|rig| &rig.sim.cpus[0]);
+        assert_eq!((a.clock, &a.counters), (b.clock, &b.counters), "step {step}");
+    }
+    assert!(skipped > 30_000, "{skipped}");
 }
 
 #[test]
