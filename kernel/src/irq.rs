@@ -223,7 +223,7 @@ pub fn handle(cpu: &PerCpu, line: u32) -> Next {
             return resume(cpu, current);
         }
         Place::Coming => {
-            crate::cross::pass_line(cpu.number(), line);
+            crate::cross::keep_line(line);
             return resume(cpu, current);
         }
     }

@@ -99,6 +99,7 @@ fn serve(cpu: &PerCpu) {
         let t = welcome(cpu, parcel);
         settle(cpu, errand::run(cpu, t));
     }
+    deliver_lines(cpu);
     // The thread that was to run may have been changed, moved or deleted.
     cpu.reschedule.set(true);
 }
@@ -116,11 +117,14 @@ pub fn on_interrupt(cpu: &PerCpu, vector: u8) {
     trace::ipi_received(vector);
     match vector {
         vectors::SHOOTDOWN => serve_shootdowns(),
-        vectors::LINES => {
-            cpu::this().shared.irq_lines.take(|line| settle(cpu, irq::handle(cpu, line as u32)));
-        }
+        vectors::LINES => deliver_lines(cpu),
         _ => {}
     }
+}
+
+/// Interrupt lines that were passed to this CPU, or kept here.
+fn deliver_lines(cpu: &PerCpu) {
+    cpu::this().shared.irq_lines.take(|line| settle(cpu, irq::handle(cpu, line as u32)));
 }
 
 /// This CPU is about to run a thread: if it has promised to look, it takes that back and looks once more. True if there
@@ -142,12 +146,15 @@ pub fn stop_looking(cpu: &PerCpu) -> bool {
 /// from another CPU brought that about and nothing else has happened.
 pub fn idle(cpu: &PerCpu) -> Option<(TcbRef, u64)> {
     let shared = &cpu::this().shared;
+    // The short way lets a thread in and looks at nothing else: not if an interrupt is kept for one.
+    let kept = !shared.irq_lines.is_empty();
+    cpu.reschedule.set(kept);
     shared.mailbox.promise();
     let end = time::now_us() + LOOK_US;
     loop {
         let now = time::now_us();
         if let Some(parcel) = shared.mailbox.last() {
-            if let Some(t) = let_in(cpu, parcel) {
+            if !kept && let Some(t) = let_in(cpu, parcel) {
                 return Some((t, now));
             }
             break;
@@ -170,7 +177,7 @@ pub fn idle(cpu: &PerCpu) -> Option<(TcbRef, u64)> {
 pub fn woken(cpu: &PerCpu) -> Option<TcbRef> {
     count(Counter::InterruptsReceived);
     trace::ipi_received(vectors::REQUEST);
-    // Another interrupt may have come first, and made somebody ready.
+    // Another interrupt may have come first, and made somebody ready; or a line is kept for somebody.
     if cpu.reschedule.get() {
         return None;
     }
@@ -291,6 +298,12 @@ pub fn pass_line(to: u16, line: u32) {
         shared.irq_lines.ask(line as usize);
         ring(to, vectors::LINES);
     }
+}
+
+/// Interrupt line `line` is the matter of a thread that is on its way here: it is looked at again when that has come in
+/// ([`serve`]). This CPU does not interrupt itself for it: it would do so again and again, and let nobody in.
+pub fn keep_line(line: u32) {
+    cpu::this().shared.irq_lines.ask(line as usize);
 }
 
 /// A thread that is not of this CPU, or not at home here, was to run: it goes home. One that is elsewhere
