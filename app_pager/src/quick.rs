@@ -42,24 +42,34 @@ impl Pager {
             return None;
         }
         let record = self.tasks.get_mut(&task)?;
-        if record.local_regions.find(page).is_some() {
-            return None;
-        }
-        let known = record.cache.get(page).filter(|c| c.rights.contains(access)).copied();
-        let mapped = match known {
-            Some(known) => known,
-            None => {
-                let Slot::Here(directory) = slot else { return None };
-                let by = Caller { node: self.config.node, lane };
-                let offer = self.pool.next_clean(usize::from(lane.0));
-                let (mapped, offered) =
-                    directory.resolve_at_once(self.config.dir, by, page, access, offer)?;
-                if offered {
-                    let _ = self.pool.alloc_clean(usize::from(lane.0));
-                }
-                record.cache.insert(page, mapped);
-                mapped
+        let own = record.local_regions.find(page).map(|(_, region)| region.rights);
+        let mapped = if let Some(rights) = own {
+            // Node-local: the directory knows nothing of it.
+            if !rights.contains(access) {
+                return None;
             }
+            let frame = match record.locals.get(page) {
+                Some(&frame) => frame,
+                None => {
+                    let frame = self.pool.alloc_clean(usize::from(lane.0))?;
+                    record.locals.insert(page, frame);
+                    frame
+                }
+            };
+            Cached { frame, rights }
+        } else if let Some(known) = record.cache.get(page).filter(|c| c.rights.contains(access)) {
+            *known
+        } else {
+            let Slot::Here(directory) = slot else { return None };
+            let by = Caller { node: self.config.node, lane };
+            let offer = self.pool.next_clean(usize::from(lane.0));
+            let (mapped, offered) =
+                directory.resolve_at_once(self.config.dir, by, page, access, offer)?;
+            if offered {
+                let _ = self.pool.alloc_clean(usize::from(lane.0));
+            }
+            record.cache.insert(page, mapped);
+            mapped
         };
         l.job = Some(Job::Fault { thread, page, access });
         l.task = task;
