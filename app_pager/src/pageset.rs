@@ -21,8 +21,11 @@ impl PageSet {
     /// `first` is not a member or the pages do not exist.
     #[must_use]
     pub const fn new(first: PageNo, bits: u64) -> Option<Self> {
+        if bits & 1 == 0 {
+            return None;
+        }
         let exist = first.0.checked_add(63 - bits.leading_zeros() as u64).is_some();
-        if bits & 1 != 0 && exist { Some(Self { first, bits }) } else { None }
+        if exist { Some(Self { first, bits }) } else { None }
     }
 
     /// The lowest page.
@@ -40,7 +43,7 @@ impl PageSet {
     /// The pages from the first one to the last one.
     #[must_use]
     pub const fn range(self) -> PageRange {
-        let last = self.first.0 + 63 - self.bits.leading_zeros() as u64;
+        let last = self.first.0 + (63 - self.bits.leading_zeros() as u64);
         PageRange { first: self.first, end: PageNo(last.saturating_add(1)) }
     }
 
